@@ -1,0 +1,83 @@
+"""Everything that can go wrong in a way a person can mend, with the exit code a script will see.
+
+    CifarkitError            1   failed; the message is one line
+    ├── UsageError           2   the command was written wrongly
+    │   └── UnknownName      2   a name that is in no table; says which are
+    ├── DataError            1   files missing, damaged, altered or of the wrong shape
+    ├── CheckpointError      1   weights missing, damaged or of another model or data set
+    ├── TrackingError        1   the MLflow store cannot be reached or written
+    ├── RunNotFound          1   no run has this id
+    ├── DivergedError        1   the loss became NaN or infinite
+    ├── TargetNotReached     3   training ended below the target accuracy
+    └── Stopped                  the user or the system asked training to stop
+        ├── Interrupted    130   Ctrl-C
+        └── Terminated     143   SIGTERM
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CifarkitError(Exception):
+    """Base of every error whose message is meant for the person at the terminal."""
+
+    exit_code = 1
+
+
+class UsageError(CifarkitError):
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that is not in its table.
+
+    Args:
+        kind: what was looked for, such as ``"data set"``.
+        name: the name as given.
+        known: the valid names; the nearest ones are suggested first.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = list(known)
+        near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.5)
+        near = [k for k in known if k.lower() in near]
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}valid: {', '.join(known) or 'none'}")
+
+
+class DataError(CifarkitError):
+    pass
+
+
+class CheckpointError(CifarkitError):
+    pass
+
+
+class TrackingError(CifarkitError):
+    pass
+
+
+class RunNotFound(CifarkitError):
+    pass
+
+
+class DivergedError(CifarkitError):
+    pass
+
+
+class TargetNotReached(CifarkitError):
+    exit_code = 3
+
+
+class Stopped(CifarkitError):
+    pass
+
+
+class Interrupted(Stopped):
+    exit_code = 130
+
+
+class Terminated(Stopped):
+    exit_code = 143

@@ -1,0 +1,318 @@
+"""What commands return: frozen records that turn into JSON, know no torch and compute nothing.
+
+Accuracies, confidences and other shares are fractions in 0..1; durations are in seconds and sizes in
+bytes, as their names say. ``--json`` prints these records through `to_json`; their fields are the
+documented schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+def to_dict(record: Any) -> dict[str, Any]:
+    """The record as plain lists and dicts; NaN and infinities become None, which JSON can say."""
+    plain: dict[str, Any] = _finite(dataclasses.asdict(record))
+    return plain
+
+
+def to_json(record: Any) -> str:
+    return json.dumps(to_dict(record), indent=2)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+# -- data -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataPath:
+    """`data download`: where the files are."""
+
+    dataset: str
+    path: str
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """One file of a data set: ``status`` is ``ok``, ``missing`` or ``damaged``."""
+
+    path: str
+    status: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """`data verify`: every file re-read."""
+
+    dataset: str
+    ok: bool
+    files: tuple[FileCheck, ...]
+
+
+@dataclass(frozen=True)
+class SplitStats:
+    split: str
+    samples: int
+    class_counts: dict[str, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class DataStats:
+    """`data stats`: image_shape is (C, H, W); mean and std are per channel on the 0..1 scale."""
+
+    dataset: str
+    image_shape: tuple[int, int, int]
+    splits: tuple[SplitStats, ...]
+
+
+@dataclass(frozen=True)
+class PreviewResult:
+    """`data preview`: the figure, and which images of which split it shows."""
+
+    dataset: str
+    split: str
+    policy: str
+    indices: tuple[int, ...]
+    figure: str
+
+
+# -- models and recipes ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    name: str
+    type: str
+    parameters: int
+    output_shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class ModelTable:
+    """`summary`: one row per module down to the depth asked for.
+
+    ``flops`` counts multiply and add separately, for one image, forward only.
+    """
+
+    model: str
+    input_shape: tuple[int, int, int]
+    classes: int
+    parameters: int
+    trainable_parameters: int
+    size_bytes: int
+    flops: int
+    rows: tuple[LayerRow, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A measurement of a recipe: accuracies of ``runs`` seeds, on which hardware, by which command."""
+
+    dataset: str
+    accuracy_mean: float
+    accuracy_std: float
+    runs: int
+    epochs: float
+    train_seconds: float
+    hardware: str
+    command: str
+
+
+@dataclass(frozen=True)
+class RecipeRow:
+    name: str
+    description: str
+    settings: dict[str, Any]
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class RecipeTable:
+    """`recipes`: every preset with its settings and what was measured."""
+
+    recipes: tuple[RecipeRow, ...]
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One finished epoch, counted from 1. ``val_split`` says what the validation numbers come from."""
+
+    epoch: int
+    train_loss: float
+    train_acc: float
+    val_loss: float
+    val_acc: float
+    val_split: str
+    lr: float
+    images_per_second: float
+    epoch_seconds: float
+    train_seconds: float
+
+
+@dataclass(frozen=True)
+class LrCurve:
+    """`lr-find`: an exponential range test.
+
+    Attributes:
+        lrs: learning rate of each step, ascending.
+        losses: training loss of each step, before its update.
+        smoothed: bias-corrected exponential moving average of ``losses``.
+        rules: what each rule suggests; None where the curve does not support the rule.
+        rule: the rule asked for.
+        suggestion: the learning rate that rule gives.
+        diverged: the test stopped early because the loss exploded.
+    """
+
+    dataset: str
+    model: str
+    optimizer: str
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    rules: dict[str, float | None]
+    rule: str
+    suggestion: float
+    diverged: bool
+    figure: str | None = None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """`fit`: what training came to. ``time_to_target_seconds`` counts training and validation time."""
+
+    run_id: str | None
+    dataset: str
+    model: str
+    recipe: str
+    seed: int
+    device: str
+    precision: str
+    val_split: str
+    epochs: int
+    best_epoch: int
+    best_val_acc: float
+    last_val_acc: float
+    target_acc: float | None
+    target_reached: bool | None
+    time_to_target_seconds: float | None
+    train_seconds: float
+    peak_memory_bytes: int
+    best_checkpoint: str
+    last_checkpoint: str
+    rows: tuple[EpochRow, ...]
+
+
+# -- analysis -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    name: str
+    support: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Predictions with confidence in (lower, upper]."""
+
+    lower: float
+    upper: float
+    samples: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`eval`: ``confusion[i][j]`` counts images of class i predicted as class j; ``ece`` is the expected
+    calibration error over the 15 equal bins in ``calibration`` (Guo et al. 2017)."""
+
+    run_id: str | None
+    dataset: str
+    split: str
+    model: str
+    tta: bool
+    samples: int
+    top1: float
+    top5: float
+    loss: float
+    ece: float
+    per_class: tuple[ClassScore, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    calibration: tuple[CalibrationBin, ...]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A misclassified image; ``index`` is its position in the published split."""
+
+    index: int
+    true_class: str
+    pred_class: str
+    confidence: float
+    true_confidence: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Misclassified:
+    """`misclassified`: the mistakes after filtering and sorting, and the files that hold them."""
+
+    run_id: str | None
+    dataset: str
+    split: str
+    samples: int
+    total_mistakes: int
+    shown: int
+    figure: str
+    csv: str
+    json: str
+    mistakes: tuple[Mistake, ...]
+
+
+@dataclass(frozen=True)
+class CamRow:
+    """One explained image. ``flags`` names maps that say nothing: ``"predicted: constant"``, ``"true: nan"``."""
+
+    source: str
+    true_class: str | None
+    pred_class: str
+    confidence: float
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CamResult:
+    """`gradcam`: the figure and what is on it."""
+
+    run_id: str | None
+    dataset: str
+    split: str
+    method: str
+    layer: str
+    map_size: tuple[int, int]
+    figure: str
+    images: tuple[CamRow, ...]
