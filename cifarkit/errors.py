@@ -1,17 +1,17 @@
 """Everything that can go wrong in a way a person can mend, with the exit code a script will see.
 
-    CifarkitError            1   failed; the message is one line
-    ├── UsageError           2   the command was written wrongly
-    │   └── UnknownName      2   a name that is in no table; says which are
-    ├── DataError            1   files missing, damaged, altered or of the wrong shape
-    ├── CheckpointError      1   weights missing, damaged or of another model or data set
-    ├── TrackingError        1   the MLflow store cannot be reached or written
-    ├── RunNotFound          1   no run has this id
-    ├── DivergedError        1   the loss became NaN or infinite
-    ├── TargetNotReached     3   training ended below the target accuracy
-    └── Stopped                  the user or the system asked training to stop
-        ├── Interrupted    130   Ctrl-C
-        └── Terminated     143   SIGTERM
+CifarkitError            1   failed; the message is one line
+├── UsageError           2   the command was written wrongly
+│   └── UnknownName      2   a name that is in no table; says which are
+├── DataError            1   files missing, damaged, altered or of the wrong shape
+├── CheckpointError      1   weights missing, damaged or of another model or data set
+├── TrackingError        1   the MLflow store cannot be reached or written
+├── RunNotFound          1   no run has this id
+├── DivergedError        1   the loss became NaN or infinite
+├── TargetNotReached     3   training ended below the target accuracy
+└── Stopped                  the user or the system asked training to stop
+    ├── Interrupted    130   Ctrl-C
+    └── Terminated     143   SIGTERM
 """
 
 from __future__ import annotations

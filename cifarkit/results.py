@@ -295,7 +295,7 @@ class Misclassified:
 
 @dataclass(frozen=True)
 class CamRow:
-    """One explained image. ``flags`` names maps that say nothing: ``"predicted: constant"``, ``"true: nan"``."""
+    """One explained image; ``flags`` names maps that say nothing: ``predicted: constant``, ``true: nan``."""
 
     source: str
     true_class: str | None

@@ -2,7 +2,8 @@
 
 An op is a frozen value. `per_image` runs it through albumentations, `batched` on whole batches of
 tensors; given equal draws both give equal pixels. Sizes are pixels, angles degrees, ``p`` the
-probability that an image is changed. Ops act on normalised float images once `Normalize` has run.
+probability that an image is changed. A policy begins with `Normalize`, so all other ops act on normalised
+float images.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ class Normalize:
 
 @dataclass(frozen=True)
 class ToGray:
-    """Replace all three channels by ``0.299 R + 0.587 G + 0.114 B``. Draws: ``gray`` (bool)."""
+    """Replace all three channels by ``0.299 R + 0.587 G + 0.114 B``; an image of one channel stays as
+    it is. Draws: ``gray`` (bool)."""
 
     p: float = 0.2
 
@@ -57,7 +59,7 @@ class Cutout:
 @dataclass(frozen=True)
 class Rotate:
     """Rotate about the centre by an angle uniform on ±``degrees``, bilinear; uncovered pixels become
-    ``fill``. Draws: ``rotate`` (bool), ``degrees``."""
+    ``fill``. Draws: ``rotate`` (bool), ``degrees`` (counter-clockwise as seen on a screen)."""
 
     degrees: float = 7.0
     p: float = 0.5
@@ -66,9 +68,15 @@ class Rotate:
 
 @dataclass(frozen=True)
 class Perspective:
-    """Move each corner inwards by ``|N(0, s)|`` of the side and stretch the quadrilateral to the full
-    image, bilinear; s is uniform on ``0..scale``, the other pixels become ``fill``.
-    Draws: ``warp`` (bool), ``matrix`` (3x3, source to output pixel coordinates)."""
+    """Move each corner inwards and stretch the quadrilateral over the image, bilinear.
+
+    A corner moves along x and y by ``|N(0, s)|`` modulo 0.32, as fractions of width and height; s is
+    uniform on ``0..scale``. As albumentations 2.0.8 does with ``keep_size``, the full image that results is
+    then enlarged once more about its top left corner, by side / (the longer of the quadrilateral's two
+    opposite edges, cut to whole pixels), so that the right and the lower border usually fall outside.
+    Pixels that the image does not cover become ``fill``.
+
+    Draws: ``warp`` (bool), ``matrix`` (3x3, source to output pixel coordinates, all steps in one)."""
 
     scale: float = 0.2
     p: float = 0.5

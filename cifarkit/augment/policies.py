@@ -13,7 +13,7 @@ from cifarkit.augment.ops import (
     Rotate,
     ToGray,
 )
-from cifarkit.errors import UnknownName
+from cifarkit.errors import UnknownName, UsageError
 
 POLICIES: dict[str, Policy] = {
     "none": (Normalize(),),
@@ -36,3 +36,39 @@ def find_policy(name: str) -> Policy:
     if name not in POLICIES:
         raise UnknownName("policy", name, POLICIES)
     return POLICIES[name]
+
+
+def check_policy(policy: Policy) -> None:
+    """Make sure that a policy can run.
+
+    Raises:
+        UsageError: it does not begin with its only `Normalize`, so that an op would see 0..255.
+    """
+    if [isinstance(op, Normalize) for op in policy] != [True] + [False] * (len(policy) - 1):
+        raise UsageError(f"a policy begins with its only Normalize, unlike {list(policy)}")
+
+
+def check_size(policy: Policy, height: int, width: int) -> None:
+    """Make sure that images of ``height`` x ``width`` pixels are large enough for every op.
+
+    Raises:
+        UsageError: a cutout does not fit in, padding reflects more than there is, or a quadrilateral
+            could shrink to less than 2 pixels.
+    """
+    for op in policy:
+        match op:
+            case Cutout(size=size):
+                least = size
+            case PadCrop(padding=padding):
+                least = padding + 1
+            case Perspective():
+                # A corner moves by less than 0.32 of the side: of 6 pixels more than 2 remain.
+                least = 6
+            case Rotate():
+                least = 2
+            case _:
+                least = 1
+        if min(height, width) < least:
+            raise UsageError(
+                f"{op} needs images of at least {least} x {least} pixels, not {height} x {width}"
+            )

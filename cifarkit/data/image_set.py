@@ -43,7 +43,9 @@ class ImageSet:
                 f"not {self.images.dtype} {self.images.shape}"
             )
         if not len(self.images) == len(self.labels) == len(self.indices):
-            raise DataError(f"{self.name}/{self.split}: {len(self.images)} images but {len(self.labels)} labels")
+            raise DataError(
+                f"{self.name}/{self.split}: {len(self.images)} images but {len(self.labels)} labels"
+            )
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
             raise DataError(f"{self.name}/{self.split}: labels outside 0..{len(self.classes) - 1}")
 
@@ -79,16 +81,25 @@ class ImageSet:
         values = np.arange(256) / 255
         means, stds = [], []
         for channel in range(self.images.shape[3]):
-            share = np.bincount(self.images[..., channel].ravel(), minlength=256) / self.images[..., 0].size
+            share = self._histogram(channel) / self.images[..., 0].size
             mean = float(share @ values)
             means.append(mean)
             stds.append(float(np.sqrt(share @ (values - mean) ** 2)))
         return tuple(means), tuple(stds)
 
+    def _histogram(self, channel: int) -> npt.NDArray[np.int64]:
+        """How many pixels have each of the 256 values."""
+        histogram = np.zeros(256, dtype=np.int64)
+        # In blocks, because bincount widens its input to int64, eight times the memory.
+        for start in range(0, len(self), 256):
+            pixels = self.images[start : start + 256, ..., channel]
+            histogram += np.bincount(pixels.ravel(), minlength=256)
+        return histogram
+
     def fingerprint(self) -> str:
         """SHA-256 over images, labels and class names: 16 hex digits that change with any pixel."""
         digest = hashlib.sha256()
         digest.update(repr((self.images.shape, self.classes)).encode())
-        digest.update(np.ascontiguousarray(self.images))
-        digest.update(np.ascontiguousarray(self.labels))
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()[:16]

@@ -1,0 +1,5 @@
+"""``python -m cifarkit``."""
+
+from cifarkit.cli import main
+
+main()

@@ -1,0 +1,143 @@
+"""Class activation maps through the grad-cam library (its only importer)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cifarkit.errors import UnknownName, UsageError
+
+GOOD_MAP_SIDE = 8
+CONSTANT_SPREAD = 1e-6
+BATCH = 20
+
+# Names on the command line to classes of pytorch_grad_cam.
+METHODS: dict[str, str] = {
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "xgradcam": "XGradCAM",
+    "eigencam": "EigenCAM",
+    "eigengradcam": "EigenGradCAM",
+    "scorecam": "ScoreCAM",
+    "ablationcam": "AblationCAM",
+}
+
+
+def map_sides(network: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
+    """(height, width) of what every layer with a 2-d map puts out, in the order they run."""
+    sides: dict[str, tuple[int, int]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4:
+                sides.pop(name, None)
+                sides[name] = (output.shape[2], output.shape[3])
+
+        return hook
+
+    handles = [m.register_forward_hook(note(name)) for name, m in network.named_modules() if name]
+    try:
+        with torch.no_grad():
+            network.eval()(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sides
+
+
+def default_layer(network: nn.Module, images: Tensor) -> str:
+    """The last layer whose map is about 8x8: on small images deeper maps of 4x4 or 1x1 say nothing about
+    where, and earlier ones little about what."""
+    sides = map_sides(network, images)
+    best = min(abs(max(side) - GOOD_MAP_SIDE) for side in sides.values())
+    return [name for name, side in sides.items() if abs(max(side) - GOOD_MAP_SIDE) == best][-1]
+
+
+def find_layer(
+    network: nn.Module, images: Tensor, name: str | None
+) -> tuple[str, nn.Module, tuple[int, int]]:
+    """A layer by name, or the default one: its name, module and map size.
+
+    Raises:
+        UnknownName: no such layer.
+        UsageError: the layer has no 2-d map.
+    """
+    sides = map_sides(network, images)
+    modules = dict(network.named_modules())
+    if name is None:
+        name = default_layer(network, images)
+    elif name not in modules or not name:
+        raise UnknownName("layer", name, sides)
+    elif name not in sides:
+        raise UsageError(f"layer {name!r} has no map over the image; try {default_layer(network, images)!r}")
+    return name, modules[name], sides[name]
+
+
+def class_maps(
+    network: nn.Module, layer: nn.Module, images: Tensor, targets: Sequence[int], method: str = "gradcam"
+) -> list[npt.NDArray[np.float32]]:
+    """The evidence for one class per image, at the layer's own resolution.
+
+    Args:
+        network: in evaluation mode on the device of ``images``.
+        layer: a module of the network with output (B, C, h, w).
+        images: normalised (B, C, H, W).
+        targets: class index per image.
+        method: a name in `METHODS`.
+
+    Returns:
+        One float32 map (h, w) per image in 0..1; what is NaN or constant stays so and is found by `flaw`.
+
+    Raises:
+        UnknownName: no such method.
+    """
+    if method not in METHODS:
+        raise UnknownName("method", method, METHODS)
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    maps: list[npt.NDArray[np.float32]] = []
+    with getattr(pytorch_grad_cam, METHODS[method])(model=network, target_layers=[layer]) as cam:
+        cam.batch_size = BATCH  # of the methods that perturb
+        compute = cam.get_cam_image
+
+        def keep_raw(*args: Any, **kwargs: Any) -> npt.NDArray[np.float32]:
+            # The library hands out maps upsampled to the image; how coarse a map is must stay visible.
+            raw: npt.NDArray[np.float32] = compute(*args, **kwargs)
+            maps.extend(scale(np.maximum(one, 0).astype(np.float32)) for one in raw)
+            return raw
+
+        cam.get_cam_image = keep_raw
+        for start in range(0, len(images), BATCH):
+            batch = images[start : start + BATCH].contiguous(memory_format=torch.channels_last)
+            wanted = [ClassifierOutputTarget(target) for target in targets[start : start + BATCH]]
+            # Perturbing methods draw tqdm bars, and scaling a NaN map warns; both are said better elsewhere.
+            with contextlib.redirect_stderr(io.StringIO()), np.errstate(all="ignore"):
+                cam(input_tensor=batch, targets=wanted)
+    return maps
+
+
+def scale(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """To 0..1 by minimum and maximum; a constant map becomes zeros, NaN stays."""
+    if not np.isfinite(raw).all():
+        return raw
+    spread = float(raw.max() - raw.min())
+    if spread <= CONSTANT_SPREAD * max(1.0, float(np.abs(raw).max())):
+        return np.zeros_like(raw)
+    return np.asarray((raw - raw.min()) / spread, dtype=np.float32)
+
+
+def flaw(scaled: npt.NDArray[np.float32]) -> str | None:
+    """Why a map says nothing: ``"nan"``, ``"constant"``, or None for a good one."""
+    if not np.isfinite(scaled).all():
+        return "nan"
+    return "constant" if float(scaled.max()) == float(scaled.min()) else None

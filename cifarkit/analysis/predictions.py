@@ -1,0 +1,92 @@
+"""The one forward pass that every analysis starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cifarkit.data.image_set import ImageSet
+from cifarkit.pipeline import Preprocessing, eval_loader
+
+TTA_SHIFT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a network says about every image of a split.
+
+    Attributes:
+        probabilities: float64 (N, classes), rows sum to 1.
+        labels: int64 (N,).
+        indices: int64 (N,), positions in the published split.
+        classes: class names.
+    """
+
+    probabilities: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """The most probable class of each image (N,); of equal ones the first."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """Probability of the predicted class (N,)."""
+        return self.probabilities.max(axis=1)
+
+    @property
+    def losses(self) -> npt.NDArray[np.float64]:
+        """Cross entropy of each image (N,), in nats."""
+        true = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return -np.log(np.maximum(true, np.finfo(np.float64).tiny))
+
+
+def predict(
+    network: nn.Module,
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    *,
+    tta: bool = False,
+    device: torch.device | None = None,
+    batch_size: int = 500,
+    on_batch: Callable[[int, int], None] = lambda done, of: None,
+) -> Predictions:
+    """Run a network once over every image.
+
+    Args:
+        tta: average the logits over mirrored and one-pixel-shifted views with the weights of the record
+            scripts: half for the image and its mirror, a quarter for each diagonal shift and its mirror.
+        device: where to compute; the CPU by default.
+        on_batch: called with (batches done, batches in all).
+    """
+    device = device or torch.device("cpu")
+    network = network.to(device).eval()
+    loader = eval_loader(images, preprocessing, device=device, batch_size=batch_size)
+    parts = []
+    with torch.inference_mode():
+        for done, (batch, _) in enumerate(loader, start=1):
+            batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+            logits = _views(network, batch) if tta else network(batch)
+            parts.append(logits.double().softmax(1).cpu())
+            on_batch(done, len(loader))
+    return Predictions(torch.cat(parts).numpy(), images.labels, images.indices, images.classes)
+
+
+def _views(network: nn.Module, images: Tensor) -> Tensor:
+    def both(batch: Tensor) -> Tensor:
+        mean: Tensor = (network(batch) + network(batch.flip(3))) / 2
+        return mean
+
+    shift, (height, width) = TTA_SHIFT, images.shape[2:]
+    padded = nn.functional.pad(images, (shift,) * 4, mode="reflect")
+    up_left = padded[:, :, :height, :width]
+    down_right = padded[:, :, 2 * shift :, 2 * shift :]
+    return both(images) / 2 + (both(up_left) + both(down_right)) / 4

@@ -1,0 +1,1 @@
+"""Augmentation declared once (`ops`, `policies`) and executed twice (`batched`, `per_image`)."""

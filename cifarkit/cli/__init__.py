@@ -1,0 +1,94 @@
+"""The command line: one file per command, one place that turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any, NoReturn
+
+import typer
+
+from cifarkit import __version__
+from cifarkit.cli import data, evaluate, fit, gradcam, lr_find, misclassified, recipes, summary
+from cifarkit.errors import CifarkitError, Interrupted, Terminated
+
+# Typer carries a click of its own, or uses the installed one, depending on its version.
+ClickUsageError: Any = typer.BadParameter.__bases__[0]
+ClickException: Any = ClickUsageError.__bases__[0]
+
+app = typer.Typer(
+    name="cifarkit",
+    help="Train small image classifiers to a target accuracy: fast, tracked in MLflow, explained.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+app.command("summary")(summary.summary)
+app.command("recipes")(recipes.recipes)
+app.command("lr-find")(lr_find.lr_find)
+app.command("fit")(fit.fit)
+app.command("eval")(evaluate.evaluate)
+app.command("misclassified")(misclassified.misclassified)
+app.command("gradcam")(gradcam.gradcam)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code. Every error ends here, as one line on stderr."""
+    try:
+        result = app(args=arguments, standalone_mode=False)
+    except CifarkitError as error:
+        return _fail(str(error), error.exit_code, arguments)
+    except ClickException as error:
+        if isinstance(error, ClickUsageError) and error.ctx:
+            print(f"usage: {error.ctx.get_usage().removeprefix('Usage: ')}", file=sys.stderr)
+        return _fail(error.format_message(), 2, arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", Interrupted.exit_code, arguments)
+    except BrokenPipeError:
+        # The reader of stdout has gone; what is left to say has nobody to hear it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}", 1, arguments)
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        return _fail(f"unexpected {type(error).__name__}: {first} (--debug shows where)", 1, arguments)
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int, arguments: list[str]) -> int:
+    if "--debug" in arguments or os.environ.get("CIFARKIT_DEBUG", "").lower() in ("1", "true", "yes"):
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated("terminated")

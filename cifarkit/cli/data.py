@@ -1,0 +1,135 @@
+"""`cifarkit data`: download, verify, stats, preview."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifarkit.augment.policies import POLICIES, find_policy
+from cifarkit.cli import options
+from cifarkit.console import Terminal
+from cifarkit.data import loading
+from cifarkit.data.datasets import find_dataset
+from cifarkit.data.loading import default_data_dir
+from cifarkit.errors import DataError
+from cifarkit.recipes import find_recipe
+from cifarkit.results import DataPath, DataStats, PreviewResult
+
+app = typer.Typer(help="Download, verify, describe and look at a data set.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="cifar10, cifar100, mnist, fashion-mnist, digits or folder:PATH.")]
+
+
+@app.command()
+def download(
+    dataset: Name = "cifar10",
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Fetch a data set with its checksums; stdout gets the path of the data."""
+    terminal = Terminal(json=json, quiet=quiet)
+    source = find_dataset(dataset)
+    with terminal.progress(f"fetching {source.name}") as update:
+        path = loading.download(
+            source, data_dir or default_data_dir(), lambda name, done, total: update(done, total)
+        )
+    terminal.say(f"{source.name} is complete")
+    terminal.answer(DataPath(source.name, str(path)), str(path))
+
+
+@app.command()
+def verify(
+    dataset: Name = "cifar10",
+    data_dir: options.DataDir = None,
+    image_size: options.ImageSize = 32,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Re-read every file and say what is missing or damaged; exit code 1 if anything is."""
+    terminal = Terminal(json=json, quiet=quiet)
+    source = find_dataset(dataset, image_size)
+    with terminal.busy(f"reading {source.name}"):
+        report = loading.verify(source, data_dir or default_data_dir())
+    bad = [file for file in report.files if file.status != "ok"]
+    for file in bad:
+        terminal.say(f"{file.status}: {file.path}: {file.detail}")
+    terminal.say(f"{len(report.files) - len(bad)} of {len(report.files)} files are as they should be")
+    terminal.answer(report, "ok" if report.ok else "damaged")
+    if not report.ok:
+        raise DataError(f"{source.name}: {len(bad)} of {len(report.files)} files are missing or damaged")
+
+
+@app.command()
+def stats(
+    dataset: Name = "cifar10",
+    data_dir: options.DataDir = None,
+    image_size: options.ImageSize = 32,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Count classes and compute mean and standard deviation; stdout gets a table."""
+    terminal = Terminal(json=json, quiet=quiet)
+    source = find_dataset(dataset, image_size)
+    with terminal.busy(f"reading {source.name}"):
+        result = loading.stats(source, data_dir or default_data_dir())
+    terminal.answer(result, _stats_table(result))
+
+
+def _stats_table(stats: DataStats) -> str:
+    """Tab-separated, so that a script can cut it."""
+    lines = [f"dataset\t{stats.dataset}", "image_shape\t" + "x".join(map(str, stats.image_shape))]
+    for split in stats.splits:
+        lines.append(f"{split.split}.samples\t{split.samples}")
+        lines.append(f"{split.split}.mean\t" + " ".join(f"{value:.8f}" for value in split.mean))
+        lines.append(f"{split.split}.std\t" + " ".join(f"{value:.8f}" for value in split.std))
+        lines.append(f"{split.split}.fingerprint\t{split.fingerprint}")
+        lines += [f"{split.split}.class.{name}\t{count}" for name, count in split.class_counts.items()]
+    return "\n".join(lines)
+
+
+@app.command()
+def preview(
+    dataset: Name = "cifar10",
+    policy: Annotated[
+        str | None,
+        options.option("--policy", "One of: " + ", ".join(POLICIES), show_default="the default recipe's"),
+    ] = None,
+    stages: Annotated[bool, options.option("--stages", "One row per op instead of one per epoch.")] = False,
+    count: Annotated[int, options.option("--count", "Images to show.", min=1, max=40)] = 10,
+    rows: Annotated[int, options.option("--rows", "Epochs of augmentation to show.", min=1, max=20)] = 5,
+    split: Annotated[str, options.option("--split", "train or test.")] = "train",
+    seed: options.Seed = 0,
+    output: options.Output = Path("figures"),
+    data_dir: options.DataDir = None,
+    image_size: options.ImageSize = 32,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Draw raw and augmented images with their class names; stdout gets the figure's path."""
+    terminal = Terminal(json=json, quiet=quiet)
+    source = find_dataset(dataset, image_size)
+    policy = policy or find_recipe(source.recipe).policy
+    find_policy(policy)
+    with terminal.busy("loading torch and the images"):
+        from cifarkit.experiment import Folder, preview_figure
+        from cifarkit.training.fit import preprocessing_for
+
+        train = source.load(data_dir or default_data_dir(), "train")
+        images = train if split == "train" else source.load(data_dir or default_data_dir(), split)
+        preprocessing = preprocessing_for(train, *source.mean_std(train))
+    with terminal.busy("drawing"):
+        indices, drawn = preview_figure(
+            images, preprocessing, policy, seed=seed, count=count, rows=rows, stages=stages
+        )
+        name = f"preview_{source.name.split('/')[-1].replace(':', '_')}_{policy}{'_stages' if stages else ''}"
+        path = Folder(output).figure(name, drawn)
+    terminal.say(f"{len(indices)} images of the {images.split} split, policy {policy}")
+    result = PreviewResult(source.name, images.split, policy, indices, str(path))
+    terminal.answer(result, str(path))

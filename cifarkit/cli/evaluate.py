@@ -1,0 +1,71 @@
+"""`cifarkit eval`: scores of a trained network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cifarkit.cli import options, subject
+from cifarkit.console import Terminal, percent
+
+
+def evaluate(
+    run: options.Run = "last",
+    checkpoint: options.CheckpointFile = None,
+    split: options.Split = None,
+    dataset: options.DatasetOverride = None,
+    tta: Annotated[bool, options.option("--tta", "Average over mirrored and shifted views.")] = False,
+    output: options.Output = Path("figures"),
+    data_dir: options.DataDir = None,
+    gpus: options.Gpus = None,
+    experiment: options.Experiment = "cifarkit",
+    tracking_uri: options.TrackingUri = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure top-1, top-5, loss, per-class scores, confusion and calibration; stdout gets top-1."""
+    terminal = Terminal(json=json, quiet=quiet)
+    with subject.opened(
+        terminal,
+        run=run,
+        checkpoint=checkpoint,
+        experiment=experiment,
+        tracking_uri=tracking_uri,
+        data_dir=data_dir,
+        split=split,
+        dataset=dataset,
+        output=output,
+        gpus=gpus,
+    ) as (network, out, hardware):
+        from cifarkit.experiment import report_evaluation
+
+        with terminal.progress(f"predicting {network.label}") as update:
+            predictions = network.predict(tta=tta, device=hardware.device, on_batch=update)
+        scores = report_evaluation(network, predictions, out, tta=tta)
+    terminal.show(_table(scores))
+    terminal.say(f"figures and reports: {out.root}")
+    terminal.answer(scores, f"{scores.top1:.4f}")
+
+
+def _table(scores: object) -> object:
+    from rich.table import Table
+
+    from cifarkit.results import Evaluation
+
+    assert isinstance(scores, Evaluation)
+    table = Table(
+        title=f"{scores.dataset}, {scores.split} split, {scores.samples:,} images: "
+        f"top-1 {percent(scores.top1)}, top-5 {percent(scores.top5)}, loss {scores.loss:.4f}, "
+        f"ECE {percent(scores.ece)}" + (", with test-time augmentation" if scores.tta else ""),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    table.add_column("class")
+    for name in ("images", "precision", "recall", "F1"):
+        table.add_column(name, justify="right")
+    for c in scores.per_class:
+        table.add_row(c.name, f"{c.support:,}", percent(c.precision), percent(c.recall), percent(c.f1))
+    return table

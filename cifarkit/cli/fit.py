@@ -1,0 +1,182 @@
+"""`cifarkit fit`: train, and record everything about it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from cifarkit.cli import options
+from cifarkit.cli.choices import resolve
+from cifarkit.console import Terminal, duration, percent
+from cifarkit.data.loading import default_data_dir
+from cifarkit.errors import TargetNotReached, UsageError
+from cifarkit.results import FitResult
+
+Epochs = Annotated[
+    int | None, options.option("--epochs", "Length of the training.", show_default="the recipe's")
+]
+TargetAcc = Annotated[
+    float | None,
+    options.option(
+        "--target-acc",
+        "Stop as soon as validation accuracy, a fraction, reaches this; exit code 3 if it never does.",
+    ),
+]
+Lr = Annotated[
+    str | None,
+    options.option("--lr", "Peak learning rate, or 'auto' for a range test.", show_default="the recipe's"),
+]
+Workers = Annotated[
+    int | None,
+    options.option(
+        "--workers",
+        "Augment with albumentations in this many processes.",
+        show_default="none: the data stays on the device when it fits",
+        min=0,
+    ),
+]
+ValSize = Annotated[
+    int,
+    options.option(
+        "--val-size",
+        "Images held out of the training split for validation; 0 validates on the test split.",
+        min=0,
+    ),
+]
+
+FIXED_BY_RUN = (
+    "dataset", "recipe", "epochs", "model", "policy", "batch_size", "lr", "optimizer", "seed", "precision",
+    "val_size", "image_size", "run_name",
+)  # fmt: skip
+
+
+def fit(
+    context: typer.Context,
+    dataset: options.Dataset = "cifar10",
+    recipe: options.Recipe = None,
+    target_acc: TargetAcc = None,
+    epochs: Epochs = None,
+    model: options.Model = None,
+    policy: options.Policy = None,
+    batch_size: options.BatchSize = None,
+    lr: Lr = None,
+    optimizer: options.Optimizer = None,
+    seed: options.Seed = 0,
+    gpus: options.Gpus = None,
+    nodes: Annotated[int, options.option("--nodes", "Machines.", min=1)] = 1,
+    precision: options.Precision = None,
+    workers: Workers = None,
+    val_size: ValSize = 0,
+    deterministic: Annotated[
+        bool, options.option("--deterministic", "Use only algorithms that repeat bit for bit.")
+    ] = False,
+    resume: Annotated[
+        str | None,
+        options.option("--resume", "Go on with this run: an id, a prefix, or 'last' for the latest."),
+    ] = None,
+    data_dir: options.DataDir = None,
+    image_size: options.ImageSize = 32,
+    experiment: options.Experiment = "cifarkit",
+    run_name: options.RunName = None,
+    tracking_uri: options.TrackingUri = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a recipe, for a number of epochs or to a target accuracy; stdout gets the run id."""
+    terminal = Terminal(json=json, quiet=quiet)
+    check_target(target_acc)
+    if resume is not None:
+        check_resume(context)
+    source, chosen = resolve(
+        dataset,
+        recipe,
+        image_size,
+        model=model,
+        policy=policy,
+        optimizer=optimizer,
+        epochs=epochs,
+        batch_size=batch_size,
+        precision=precision,
+    )
+    if lr is not None:
+        chosen = replace(chosen, lr=parse_lr(lr))
+    with terminal.busy(f"{chosen.name} on {source.name}: loading torch, Lightning and MLflow"):
+        from cifarkit.session import FitRequest, run_fit
+
+    request = FitRequest(
+        source=source,
+        recipe=chosen,
+        data_dir=data_dir or default_data_dir(),
+        seed=seed,
+        target_acc=target_acc,
+        own_batch_size=batch_size is not None,
+        gpus=gpus,
+        nodes=nodes,
+        workers=workers,
+        val_size=val_size,
+        deterministic=deterministic,
+        resume=resume,
+        experiment=experiment,
+        run_name=run_name,
+        tracking_uri=tracking_uri,
+    )
+    result = run_fit(request, terminal)
+    _say(terminal, result)
+    terminal.answer(result, str(result.run_id))
+    if result.target_reached is False:
+        assert target_acc is not None
+        raise TargetNotReached(
+            f"{result.val_split} accuracy {percent(result.best_val_acc)} stayed below the target "
+            f"{percent(target_acc)} in {result.epochs} epochs; try --epochs {2 * result.epochs}"
+        )
+
+
+def check_resume(context: typer.Context) -> None:
+    """A resumed run keeps what shapes its training.
+
+    Raises:
+        UsageError: an option tries to change that.
+    """
+    for name in FIXED_BY_RUN:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{name.replace('_', '-')} cannot change in a resumed run; leave it away")
+
+
+def check_target(target_acc: float | None) -> None:
+    """Raises: UsageError."""
+    if target_acc is None or 0 < target_acc <= 1:
+        return
+    hint = f"; did you mean {target_acc / 100:g}?" if 1 < target_acc <= 100 else ""
+    raise UsageError(f"--target-acc is a fraction between 0 and 1, not {target_acc:g}{hint}")
+
+
+def parse_lr(text: str) -> float | None:
+    """The learning rate typed after ``--lr``, or None for ``auto``.
+
+    Raises:
+        UsageError: neither ``auto`` nor a positive number.
+    """
+    if text == "auto":
+        return None
+    try:
+        lr = float(text)
+    except ValueError:
+        raise UsageError(f"--lr takes a number or 'auto', not {text!r}") from None
+    if not (lr > 0 and math.isfinite(lr)):
+        raise UsageError(f"the learning rate must be a positive number, not {text}")
+    return lr
+
+
+def _say(terminal: Terminal, result: FitResult) -> None:
+    terminal.say(
+        f"best {result.val_split} accuracy {percent(result.best_val_acc)} in epoch {result.best_epoch} of "
+        f"{result.epochs}; {duration(result.train_seconds)} of training"
+    )
+    if result.time_to_target_seconds is not None:
+        terminal.say(f"target reached after {duration(result.time_to_target_seconds)}")
+    terminal.say("look at it with `mlflow ui`, ask it with `cifarkit eval`, `misclassified`, `gradcam`")

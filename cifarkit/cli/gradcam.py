@@ -1,0 +1,85 @@
+"""`cifarkit gradcam`: where the network looked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifarkit.cli import options, subject
+from cifarkit.console import Terminal
+from cifarkit.errors import UsageError
+
+
+def gradcam(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Image files to explain.", show_default="misclassified images")
+    ] = None,
+    run: options.Run = "last",
+    checkpoint: options.CheckpointFile = None,
+    index: Annotated[
+        list[int] | None, options.option("--index", "Explain this image of the split; may be repeated.")
+    ] = None,
+    correct: Annotated[
+        bool, options.option("--correct", "Explain correctly classified images, the surest first.")
+    ] = False,
+    method: Annotated[
+        str,
+        options.option(
+            "--method",
+            "gradcam, gradcam++, hirescam, layercam, xgradcam, eigencam, eigengradcam, scorecam or ablationcam.",
+        ),
+    ] = "gradcam",
+    layer: Annotated[
+        str | None,
+        options.option("--layer", "A layer by name.", show_default="the last with a map of about 8x8"),
+    ] = None,
+    limit: Annotated[int, options.option("--limit", "How many images to explain.", min=1, max=100)] = 20,
+    split: options.Split = None,
+    dataset: options.DatasetOverride = None,
+    output: options.Output = Path("figures"),
+    data_dir: options.DataDir = None,
+    gpus: options.Gpus = None,
+    experiment: options.Experiment = "cifarkit",
+    tracking_uri: options.TrackingUri = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Draw class activation maps over misclassified (or chosen) images; stdout gets the figure's path."""
+    if sum(map(bool, (files, index, correct))) > 1:
+        raise UsageError("choose one of image files, --index and --correct")
+    terminal = Terminal(json=json, quiet=quiet)
+    with subject.opened(
+        terminal,
+        run=run,
+        checkpoint=checkpoint,
+        experiment=experiment,
+        tracking_uri=tracking_uri,
+        data_dir=data_dir,
+        split=split,
+        dataset=dataset,
+        output=output,
+        gpus=gpus,
+    ) as (network, out, hardware):
+        from cifarkit.experiment import check_cam, choose_images, report_cams
+
+        check_cam(network, method, layer)
+        with terminal.progress(f"choosing images of {network.label}") as update:
+            chosen = choose_images(
+                network,
+                files=files or (),
+                indices=index or (),
+                correct=correct,
+                limit=limit,
+                device=hardware.device,
+                on_batch=update,
+            )
+        with terminal.busy(f"drawing {method} maps of {len(chosen.sources)} images"):
+            result = report_cams(network, out, chosen, method=method, layer=layer, device=hardware.device)
+    flagged = sum(bool(row.flags) for row in result.images)
+    if flagged:
+        terminal.warn(f"{flagged} of {len(result.images)} images have maps that say nothing; they are marked")
+    terminal.say(f"{method} at layer {result.layer}, map {result.map_size[0]}x{result.map_size[1]}")
+    terminal.answer(result, result.figure)

@@ -1,0 +1,107 @@
+"""`cifarkit lr-find`: an exponential learning-rate range test."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Annotated
+
+from cifarkit.cli import options
+from cifarkit.cli.choices import resolve
+from cifarkit.console import Terminal
+from cifarkit.data.loading import default_data_dir
+from cifarkit.errors import UsageError
+
+Rule = Annotated[str, options.option("--rule", "steepest, minimum/10 or valley.")]
+
+
+def lr_find(
+    dataset: options.Dataset = "cifar10",
+    recipe: options.Recipe = None,
+    model: options.Model = None,
+    policy: options.Policy = None,
+    optimizer: options.Optimizer = None,
+    batch_size: options.BatchSize = None,
+    min_lr: Annotated[float, options.option("--min-lr", "First learning rate.")] = 1e-7,
+    max_lr: Annotated[
+        float | None,
+        options.option("--max-lr", "Last learning rate.", show_default="0.1, or 10 for muon and sgd"),
+    ] = None,
+    steps: Annotated[int, options.option("--steps", "Steps between them.")] = 100,
+    rule: Rule = "steepest",
+    seed: options.Seed = 0,
+    gpus: options.Gpus = None,
+    data_dir: options.DataDir = None,
+    image_size: options.ImageSize = 32,
+    output: options.Output = Path("figures"),
+    experiment: options.Experiment = "cifarkit",
+    run_name: options.RunName = None,
+    tracking_uri: options.TrackingUri = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a copy of the model while the learning rate grows; stdout gets the suggested rate."""
+    terminal = Terminal(json=json, quiet=quiet)
+    source, chosen = resolve(
+        dataset,
+        recipe,
+        image_size,
+        model=model,
+        policy=policy,
+        optimizer=optimizer,
+        batch_size=batch_size,
+    )
+    with terminal.busy("loading torch and the images"):
+        from cifarkit import experiment as rooms
+        from cifarkit import figures, tracking
+        from cifarkit.results import to_json
+        from cifarkit.training import lr_find as lr_rules
+        from cifarkit.training.hardware import choose_hardware
+
+        lr_rules.check_range(min_lr, max_lr or math.inf, steps)
+        lr_rules.check_rule(rule)
+        recorder = tracking.RunRecorder(tracking_uri, experiment, run_name)
+        try:
+            hardware = choose_hardware(gpus)
+            data = rooms.load_data(source, data_dir or default_data_dir(), seed=seed)
+            if batch_size is None:
+                chosen = rooms.fit_batch_to_data(chosen, len(data.train))
+            elif batch_size > len(data.train):
+                raise UsageError(
+                    f"a batch of {batch_size} is larger than the {len(data.train)} training images"
+                )
+            run_id = recorder.start(
+                tracking.environment_tags() | {tracking.KIND: "lr-find", "hardware": hardware.describe()}
+            )
+        except BaseException:
+            recorder.close("FAILED")
+            raise
+    with tracking.recording(recorder):
+        recorder.log_params(
+            chosen.settings()
+            | {"dataset": data.name, "seed": seed, "min_lr": min_lr, "steps": steps, "rule": rule}
+        )
+        with terminal.progress(f"range test of {chosen.model} on {data.name}") as update:
+            curve = rooms.range_test(
+                chosen,
+                data,
+                hardware,
+                seed=seed,
+                lr_min=min_lr,
+                lr_max=max_lr,
+                steps=steps,
+                rule=rule,
+                on_step=lambda step, lr, loss: update(step, steps),
+            )
+        out = rooms.Folder(output / run_id[:8])
+        path = out.figure("lr_range_test", figures.lr_range_test(curve))
+        curve = dataclasses.replace(curve, figure=str(path))
+        out.report("lr_range_test.json", to_json(curve))
+        recorder.log_metrics({"suggested_lr": curve.suggestion})
+        recorder.log_reports(out.written)
+    for name, lr in curve.rules.items():
+        terminal.say(f"{name:>12}: " + (f"{lr:.3g}" if lr else "none") + (" <-" if name == rule else ""))
+    terminal.say(f"{'diverged, so stopped early' if curve.diverged else 'did not diverge'}; figure: {path}")
+    terminal.answer(curve, f"{curve.suggestion:.6g}")

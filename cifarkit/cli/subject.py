@@ -1,0 +1,62 @@
+"""What `eval`, `misclassified` and `gradcam` share: from ``--run`` or ``--checkpoint`` to a network and
+its images, and back into the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cifarkit.console import Terminal
+from cifarkit.data.datasets import find_dataset
+from cifarkit.data.loading import default_data_dir
+
+if TYPE_CHECKING:
+    from cifarkit.experiment import Folder, Subject
+    from cifarkit.training.hardware import Hardware
+
+
+@contextmanager
+def opened(
+    terminal: Terminal,
+    *,
+    run: str,
+    checkpoint: Path | None,
+    experiment: str,
+    tracking_uri: str | None,
+    data_dir: Path | None,
+    split: str | None,
+    dataset: str | None,
+    output: Path,
+    gpus: int | None,
+) -> Iterator[tuple[Subject, Folder, Hardware]]:
+    """Yields the subject, the folder to report into and the device; on success the folder's content is
+    added to the run, where there is one."""
+    if dataset is not None:
+        find_dataset(dataset)
+    with terminal.busy("loading torch"):
+        from cifarkit.experiment import Folder, checkpoint_of_run, open_subject, scratch
+        from cifarkit.training.hardware import choose_hardware
+
+        hardware = choose_hardware(gpus)
+    places = {"split": split, "dataset": dataset}
+    data_dir = data_dir or default_data_dir()
+    if checkpoint is not None:
+        with terminal.busy("reading the checkpoint and the images"):
+            subject = open_subject(checkpoint, data_dir, **places)
+        yield subject, Folder(output / checkpoint.stem), hardware
+        return
+    with terminal.busy("looking up the run"):
+        from cifarkit import tracking
+
+        client = tracking.connect(tracking_uri)
+        found = tracking.find_run(client, run, experiment)
+    run_id = found.info.run_id
+    with scratch() as folder, terminal.busy(f"reading run {run_id[:8]} and the images"):
+        path = checkpoint_of_run(client, found, Path(folder))
+        subject = open_subject(path, data_dir, run_id=run_id, **places)
+    out = Folder(output / run_id[:8])
+    yield subject, out, hardware
+    with terminal.busy(f"adding the results to run {run_id[:8]}"):
+        tracking.add_artifacts(client, run_id, out.written)

@@ -1,0 +1,185 @@
+"""The terminal: all that is said on stderr, and the one line or JSON object on stdout.
+
+A terminal gets live progress; a pipe, a log file or ``NO_COLOR`` gets plain lines.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from cifarkit.results import EpochRow, to_json
+
+
+class Terminal:
+    """Speaks on stderr unless ``quiet``; answers on stdout.
+
+    Args:
+        json: answer with the whole record as JSON instead of one line.
+        quiet: say nothing but errors.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json, self.quiet = json, quiet
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=not sys.stderr.isatty())
+        # NO_COLOR asks for no control codes at all here: a log file is the usual reason to set it.
+        self.live = self.console.is_terminal and not quiet and not os.environ.get("NO_COLOR")
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        self.console.print(Text(f"warning: {text}", style="yellow" if self.live else ""))
+
+    def show(self, renderable: Any) -> None:
+        """A table or other rich object."""
+        self.console.print(renderable)
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """A spinner while something takes a while; off a terminal one line."""
+        if not self.live:
+            self.say(f"{text} ...")
+            yield
+            return
+        with self.console.status(Text(text)):
+            yield
+
+    @contextmanager
+    def progress(self, text: str, unit: str = "") -> Iterator[Any]:
+        """Yields ``update(done, total)``; a bar on a terminal, one line elsewhere."""
+        if not self.live:
+            self.say(f"{text} ...")
+            yield lambda done, total: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
+            task = bar.add_task(text, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+    def answer(self, record: Any, line: str) -> None:
+        """The command's result on stdout: the record as JSON, or its one line."""
+        print(to_json(record) if self.json else line, flush=True)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
+
+
+def duration(seconds: float) -> str:
+    """``75`` as ``1:15``, ``3700`` as ``1:01:40``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class EpochTable:
+    """A live table of epochs with a progress bar below; an `Observer` of training.
+
+    Off a terminal every epoch is one plain line.
+    """
+
+    def __init__(
+        self, terminal: Terminal, epochs: int, target_acc: float | None, earlier: Sequence[EpochRow] = ()
+    ) -> None:
+        self.terminal, self.epochs, self.target_acc = terminal, epochs, target_acc
+        self.rows: list[EpochRow] = list(earlier)
+        self.epoch_started = time.perf_counter()
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.task = self.bar.add_task("starting", total=1, note="")
+        self._live: Live | None = None
+
+    def __enter__(self) -> EpochTable:
+        if self.terminal.live:
+            self._live = Live(self._render(), console=self.terminal.console, refresh_per_second=4)
+            self._live.start()
+        elif not self.terminal.quiet:
+            self.terminal.say(
+                "epoch   train loss  train acc   val loss   val acc         lr  images/s   time  left"
+            )
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live:
+            self.bar.remove_task(self.task)
+            self._live.update(self._render())
+            self._live.stop()
+
+    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
+        left = (steps - step) / step * (time.perf_counter() - self.epoch_started)
+        self.bar.update(
+            self.task,
+            description=f"epoch {epoch}/{self.epochs}",
+            completed=step,
+            total=steps,
+            note=f"step {step}/{steps}  {images_per_second:,.0f} images/s  {duration(left)} left in epoch",
+        )
+
+    def on_validation(self, epoch: int) -> None:
+        self.bar.update(self.task, description=f"epoch {epoch}/{self.epochs}", note="validating")
+
+    def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
+        self.rows.append(row)
+        self.epoch_started = time.perf_counter()
+        if self._live:
+            self._live.update(self._render())
+        else:
+            self.terminal.say(self._line(row, best))
+
+    def _left(self, row: EpochRow) -> float:
+        """Seconds to the last epoch if the coming epochs take as long as this one."""
+        return (self.epochs - row.epoch) * row.epoch_seconds
+
+    def _line(self, row: EpochRow, best: bool) -> str:
+        return (
+            f"{row.epoch:>5}   {row.train_loss:>10.4f}  {percent(row.train_acc):>9} {row.val_loss:>10.4f} "
+            f"{percent(row.val_acc):>9} {row.lr:>10.2e} {row.images_per_second:>9,.0f} "
+            f"{duration(row.epoch_seconds):>6} {duration(self._left(row)):>5}" + (" *" if best else "")
+        )
+
+    def _render(self) -> Group:
+        split = self.rows[-1].val_split if self.rows else "val"
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in (
+            "epoch",
+            "train loss",
+            "train acc",
+            f"{split} loss",
+            f"{split} acc",
+            "lr",
+            "images/s",
+            "time",
+            "left",
+        ):
+            table.add_column(name, justify="right")
+        best = max((row.val_acc for row in self.rows), default=None)
+        for row in self.rows:
+            mark = row.val_acc == best
+            table.add_row(
+                f"{row.epoch}",
+                f"{row.train_loss:.4f}",
+                percent(row.train_acc),
+                f"{row.val_loss:.4f}",
+                percent(row.val_acc) + (" ★" if mark else ""),
+                f"{row.lr:.2e}",
+                f"{row.images_per_second:,.0f}",
+                duration(row.epoch_seconds),
+                duration(self._left(row)),
+                style="bold green" if mark else "",
+            )
+        return Group(table, self.bar) if self.bar.tasks else Group(table)

@@ -1,0 +1,526 @@
+"""What the commands do, between the rooms below and the command line above: values in, records out."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cifarkit import figures, tracking
+from cifarkit.analysis import gradcam
+from cifarkit.analysis.evaluate import evaluate
+from cifarkit.analysis.misclassified import SORTS, class_index, find_mistakes, to_csv
+from cifarkit.analysis.predictions import Predictions, predict
+from cifarkit.augment.policies import find_policy
+from cifarkit.data.datasets import Dataset, find_dataset
+from cifarkit.data.folder import read_image
+from cifarkit.data.image_set import ImageSet
+from cifarkit.data.loading import load_split, load_splits
+from cifarkit.errors import CheckpointError, CifarkitError, UnknownName, UsageError
+from cifarkit.models import check_size
+from cifarkit.pipeline import Preprocessing, as_tensors, train_loader
+from cifarkit.recipes import Recipe
+from cifarkit.results import (
+    CamResult,
+    CamRow,
+    Evaluation,
+    FitResult,
+    LrCurve,
+    Misclassified,
+    to_dict,
+    to_json,
+)
+from cifarkit.training import lr_find
+from cifarkit.training.checkpoints import Checkpoint, Story, load_checkpoint
+from cifarkit.training.fit import Data, build_network, preprocessing_for
+from cifarkit.training.hardware import Hardware
+
+FIGURE_IMAGES = 20
+MIN_STEPS_PER_EPOCH = 8
+RANGE_TEST_STEPS = 100
+
+Progress = Callable[[int, int], None]
+
+
+# -- data and recipe ------------------------------------------------------------------------------
+
+
+def load_data(dataset: Dataset, data_dir: Path, *, val_size: int = 0, seed: int = 0) -> Data:
+    """The splits of a data set with their preprocessing.
+
+    Raises:
+        DataError: files are missing, damaged or altered.
+        UsageError: ``val_size`` does not fit.
+    """
+    splits = load_splits(dataset, data_dir, val_size, seed)
+    preprocessing = preprocessing_for(splits.train, *dataset.mean_std(splits.train))
+    return Data(dataset.name, splits.train, splits.val, preprocessing, val_size, splits.train.image_shape[1])
+
+
+def fit_batch_to_data(recipe: Recipe, images: int) -> Recipe:
+    """The recipe with a batch small enough for a few steps per epoch, where its own would be too large
+    for the data; ask for a batch size to have exactly that one."""
+    if images >= MIN_STEPS_PER_EPOCH * recipe.batch_size:
+        return recipe
+    return replace(recipe, batch_size=max(1, images // MIN_STEPS_PER_EPOCH))
+
+
+def check_model_fits(recipe: Recipe, data: Data) -> None:
+    """That the network takes images of this size, and of the smallest size that training shrinks them to.
+
+    Raises:
+        UsageError: it does not.
+    """
+    channels, side, _ = data.preprocessing.image_shape
+    smallest = max(8, round(side * min(recipe.image_scale)))
+    check_size(recipe.model, (channels, smallest, smallest))
+
+
+def range_test(
+    recipe: Recipe,
+    data: Data,
+    hardware: Hardware,
+    *,
+    seed: int,
+    lr_min: float = 1e-7,
+    lr_max: float | None = None,
+    steps: int = RANGE_TEST_STEPS,
+    rule: str = "steepest",
+    on_step: Callable[[int, float, float], None] = lambda step, lr, loss: None,
+) -> LrCurve:
+    """Run a learning-rate range test with a recipe's own model, data, batch and optimiser.
+
+    Args:
+        lr_max: None takes 0.1 for Adam and AdamW, and 10 for SGD and Muon, which train at higher rates.
+
+    Raises:
+        CifarkitError: the curve does not support the rule.
+    """
+    if lr_max is None:
+        lr_max = 0.1 if recipe.optimizer.startswith("adam") else 10.0
+    device = torch.device(hardware.device)
+    torch.manual_seed(seed)
+    network = build_network(recipe, data).to(device)
+    batches = train_loader(
+        data.train,
+        find_policy(recipe.policy),
+        data.preprocessing,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        device=device,
+    )
+    lrs, losses, diverged = lr_find.range_test(
+        network, batches, recipe, lr_min=lr_min, lr_max=lr_max, steps=steps, on_step=on_step
+    )
+    rules = lr_find.suggest(lrs, losses)
+    return LrCurve(
+        dataset=data.name,
+        model=recipe.model,
+        optimizer=recipe.optimizer,
+        lrs=tuple(lrs),
+        losses=tuple(losses),
+        smoothed=tuple(lr_find.smooth(losses)),
+        rules=rules,
+        rule=rule,
+        suggestion=lr_find.choose(rules, rule),
+        diverged=diverged,
+    )
+
+
+# -- what is analysed -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network and the images it is asked about."""
+
+    checkpoint: Checkpoint
+    images: ImageSet
+    run_id: str | None = None
+
+    @property
+    def story(self) -> Story:
+        return self.checkpoint.story
+
+    @property
+    def label(self) -> str:
+        return f"{self.story.dataset} {self.images.split}, {self.story.settings['model']}"
+
+    def predict(
+        self, *, tta: bool = False, device: str = "cpu", on_batch: Progress = lambda d, t: None
+    ) -> Predictions:
+        return predict(
+            self.checkpoint.network,
+            self.images,
+            self.story.preprocessing,
+            tta=tta,
+            device=torch.device(device),
+            on_batch=on_batch,
+        )
+
+
+def open_subject(
+    path: Path,
+    data_dir: Path,
+    *,
+    split: str | None = None,
+    dataset: str | None = None,
+    run_id: str | None = None,
+) -> Subject:
+    """A checkpoint with the images of one split.
+
+    Args:
+        split: ``train``, ``val`` or ``test``; None takes the split its validation numbers come from.
+        dataset: None takes the one it was trained on.
+
+    Raises:
+        CheckpointError: damaged, or the data set has other classes or other image shapes.
+    """
+    checkpoint = load_checkpoint(path)
+    story = checkpoint.story
+    source = find_dataset(dataset or story.dataset, story.image_size)
+    images = load_split(source, data_dir, split or story.val_split, story.val_size, story.seed)
+    trained = story.preprocessing
+    if images.classes != trained.classes or images.image_shape != trained.image_shape:
+        raise CheckpointError(
+            f"{path} was trained on {story.dataset} ({len(trained.classes)} classes, "
+            f"{_shape(trained.image_shape)}), not on {source.name} ({len(images.classes)} classes, "
+            f"{_shape(images.image_shape)})"
+        )
+    return Subject(checkpoint, images, run_id)
+
+
+def _shape(image_shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, image_shape))
+
+
+# -- reports: records with their figures ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where figures and reports go.
+
+    Attributes:
+        written: what has been written so far, whole files only.
+    """
+
+    root: Path
+    written: list[Path] = field(default_factory=list)
+
+    def figure(self, name: str, drawn: Any) -> Path:
+        self.written.append(figures.save(drawn, self.root / f"{name}.png"))
+        return self.written[-1]
+
+    def report(self, name: str, text: str) -> Path:
+        scratch = self.root / f".{name}.tmp"
+        self.root.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text, encoding="utf-8", newline="")
+        self.written.append(scratch.replace(self.root / name))
+        return self.written[-1]
+
+
+def report_evaluation(
+    subject: Subject, predictions: Predictions, out: Folder, *, tta: bool = False
+) -> Evaluation:
+    """Scores, with the confusion matrix, calibration and per-class figures."""
+    scores = evaluate(
+        predictions,
+        dataset=subject.story.dataset,
+        split=subject.images.split,
+        model=subject.story.settings["model"],
+        tta=tta,
+        run_id=subject.run_id,
+    )
+    out.figure("confusion_matrix", figures.confusion_matrix(scores))
+    out.figure("calibration", figures.calibration(scores))
+    out.figure("per_class", figures.per_class(scores))
+    out.report("evaluation.json", to_json(scores))
+    return scores
+
+
+def report_mistakes(
+    subject: Subject,
+    predictions: Predictions,
+    out: Folder,
+    *,
+    sort: str = "confidence",
+    true_class: str | None = None,
+    pred_class: str | None = None,
+    limit: int = FIGURE_IMAGES,
+) -> Misclassified:
+    """The mistakes as figure (the first ``limit``), CSV and JSON (all of them).
+
+    Raises:
+        UnknownName: no such class or sort order.
+    """
+    mistakes = find_mistakes(predictions, sort=sort, true_class=true_class, pred_class=pred_class)
+    shown = mistakes[:limit]
+    total = int((predictions.predicted != predictions.labels).sum())
+    title = f"{len(shown)} of {total} misclassified: {subject.label}"
+    images = subject.images.images[positions(subject.images, [m.index for m in shown])]
+    figure = out.figure("misclassified", figures.misclassified(images, shown, title))
+    result = Misclassified(
+        run_id=subject.run_id,
+        dataset=subject.story.dataset,
+        split=subject.images.split,
+        samples=len(subject.images),
+        total_mistakes=total,
+        shown=len(shown),
+        figure=str(figure),
+        csv=str(out.report("misclassified.csv", to_csv(mistakes))),
+        json=str(out.root / "misclassified.json"),
+        mistakes=mistakes,
+    )
+    out.report("misclassified.json", to_json(result))
+    return result
+
+
+def positions(images: ImageSet, indices: Sequence[int]) -> list[int]:
+    """Where the images with these published indices are.
+
+    Raises:
+        UsageError: an index is not in the split.
+    """
+    where = {int(index): at for at, index in enumerate(images.indices)}
+    missing = [str(index) for index in indices if index not in where]
+    if missing:
+        raise UsageError(
+            f"no image {', '.join(missing)} in the {images.split} split of {images.name} "
+            f"({len(images)} images, {images.indices.min()} to {images.indices.max()})"
+        )
+    return [where[index] for index in indices]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Images to explain.
+
+    Attributes:
+        pixels: uint8 (N, H, W, C).
+        sources: what to call each: its index or its file.
+        labels: true class of each, None where nobody knows.
+    """
+
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    sources: tuple[str, ...]
+    labels: tuple[int | None, ...]
+
+
+def choose_images(
+    subject: Subject,
+    *,
+    files: Sequence[Path] = (),
+    indices: Sequence[int] = (),
+    correct: bool = False,
+    limit: int = FIGURE_IMAGES,
+    device: str = "cpu",
+    on_batch: Progress = lambda done, of: None,
+) -> Chosen:
+    """Image files, images by published index, or the surest of the mistakes (or of the correct).
+
+    Raises:
+        DataError: a file is not a readable image.
+        UsageError: an index is not in the split.
+    """
+    if files:
+        return _from_files(subject, files)
+    if indices:
+        return chosen_by_index(subject.images, indices)
+    predictions = subject.predict(device=device, on_batch=on_batch)
+    wanted = (predictions.predicted == predictions.labels) == correct
+    at = np.flatnonzero(wanted)
+    at = at[np.argsort(-predictions.confidence[at], kind="stable")][:limit]
+    return chosen_by_index(subject.images, [int(i) for i in predictions.indices[at]])
+
+
+def chosen_by_index(images: ImageSet, indices: Sequence[int]) -> Chosen:
+    """Raises: UsageError."""
+    some = images.take(positions(images, indices))
+    return Chosen(some.images, tuple(f"#{i}" for i in indices), tuple(int(label) for label in some.labels))
+
+
+def _from_files(subject: Subject, files: Sequence[Path]) -> Chosen:
+    channels, height, _ = subject.story.preprocessing.image_shape
+    pixels = np.stack([read_image(path, height) for path in files])
+    if channels == 1:
+        # The usual weights of luma, as everywhere else here.
+        pixels = (pixels @ np.array([0.299, 0.587, 0.114]))[..., None].round().astype(np.uint8)
+    return Chosen(pixels, tuple(path.name for path in files), (None,) * len(files))
+
+
+def report_cams(
+    subject: Subject,
+    out: Folder,
+    chosen: Chosen,
+    *,
+    method: str = "gradcam",
+    layer: str | None = None,
+    device: str = "cpu",
+) -> CamResult:
+    """Maps of the evidence for the predicted and the true class of some images, as one figure.
+
+    Raises:
+        UnknownName: no such method or layer.
+        UsageError: the layer has no map.
+    """
+    story, network = subject.story, subject.checkpoint.network.to(device)
+    classes = story.preprocessing.classes
+    images = story.preprocessing(torch.from_numpy(chosen.pixels).permute(0, 3, 1, 2).to(device))
+    layer_name, module, map_size = gradcam.find_layer(network, images, layer)
+    with torch.no_grad():
+        probabilities = network(images).double().softmax(1).cpu().numpy()
+    predicted = [int(i) for i in probabilities.argmax(1)]
+    true = [p if label is None else label for p, label in zip(predicted, chosen.labels, strict=True)]
+    maps = {
+        "predicted": gradcam.class_maps(network, module, images, predicted, method),
+        "true": gradcam.class_maps(network, module, images, true, method),
+    }
+    rows, panels = [], []
+    for i, (source, label) in enumerate(zip(chosen.sources, chosen.labels, strict=True)):
+        kinds = {"predicted": predicted[i]}
+        if label is not None and label != predicted[i]:
+            kinds["true"] = label
+        flaws = {kind: gradcam.flaw(maps[kind][i]) for kind in kinds}
+        rows.append(
+            CamRow(
+                source=source,
+                true_class=None if label is None else classes[label],
+                pred_class=classes[predicted[i]],
+                confidence=float(probabilities[i, predicted[i]]),
+                flags=tuple(f"{kind}: {reason}" for kind, reason in flaws.items() if reason),
+            )
+        )
+        panels.append(
+            [
+                (f"{classes[c]} {100 * probabilities[i, c]:.0f}%", None if flaws[kind] else maps[kind][i])
+                for kind, c in kinds.items()
+            ]
+        )
+    size = f"{map_size[0]}x{map_size[1]}"
+    title = f"{method} at {layer_name} ({size} map): {subject.label}"
+    figure = out.figure("gradcam", figures.cam_grid(chosen.pixels, panels, rows, title))
+    result = CamResult(
+        run_id=subject.run_id,
+        dataset=story.dataset,
+        split=subject.images.split,
+        method=method,
+        layer=layer_name,
+        map_size=map_size,
+        figure=str(figure),
+        images=tuple(rows),
+    )
+    out.report("gradcam.json", to_json(result))
+    return result
+
+
+# -- checks that cost nothing, before what takes long -------------------------------------------------
+
+
+def check_choices(subject: Subject, sort: str, *classes: str | None) -> None:
+    """Raises: UnknownName."""
+    if sort not in SORTS:
+        raise UnknownName("sort order", sort, SORTS)
+    for name in classes:
+        if name is not None:
+            class_index(subject.story.preprocessing.classes, name)
+
+
+def check_cam(subject: Subject, method: str, layer: str | None) -> None:
+    """Raises: UnknownName, UsageError."""
+    if method not in gradcam.METHODS:
+        raise UnknownName("method", method, gradcam.METHODS)
+    one = torch.zeros(1, *subject.story.preprocessing.image_shape)
+    gradcam.find_layer(subject.checkpoint.network, one, layer)
+
+
+# -- looking at data ----------------------------------------------------------------------------------
+
+
+def preview_figure(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    policy: str,
+    *,
+    seed: int,
+    count: int,
+    rows: int,
+    stages: bool,
+) -> tuple[tuple[int, ...], Any]:
+    """The figure of raw and augmented images (or of every op's effect), and which images it shows.
+
+    The images are spread evenly over the split; the augmentation is the one that training with this
+    seed would draw in its first epochs.
+    """
+    from cifarkit.augment.batched import Batched
+
+    at = np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)
+    some = images.take(at)
+    pixels, _ = as_tensors(some)
+    augment = Batched(find_policy(policy), preprocessing.mean, preprocessing.std, seed)
+    indices = torch.from_numpy(at)
+    titles = [images.classes[label] for label in some.labels]
+    title = f"{images.name} {images.split}, policy {policy}"
+
+    def shown(batch: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return figures.denormalize(batch.numpy(), preprocessing.mean, preprocessing.std)
+
+    drawn: Any
+    if stages:
+        steps = [(repr(op), shown(batch)) for op, batch in augment.stages(pixels, indices, 0)]
+        drawn = figures.stages([("raw", some.images), *steps], titles, title)
+    else:
+        epochs = [shown(augment(pixels, indices, epoch)) for epoch in range(rows)]
+        drawn = figures.preview(some.images, epochs, titles, title)
+    return tuple(int(i) for i in some.indices), drawn
+
+
+def report_training(
+    result: FitResult, data: Data, recipe: Recipe, lrs: Sequence[Sequence[float]], out: Folder
+) -> None:
+    """The figures of a training itself: examples, augmentation, schedule, curves; its history as JSON."""
+    title = f"{result.dataset}, {result.recipe}, seed {result.seed}"
+    out.figure("curves", figures.training_curves(result.rows, result.target_acc, title))
+    steps = max(1, len(data.train) // recipe.batch_size)
+    groups = {f"group {i}": [step[i] for step in lrs] for i in range(len(lrs[0]))} if lrs else {}
+    series: Any = groups if len(groups) > 1 else next(iter(groups.values()), [])
+    if lrs:
+        out.figure("learning_rate", figures.lr_schedule(series, steps, title))
+    first = data.train.take(range(min(40, len(data.train))))
+    titles = [first.classes[label] for label in first.labels]
+    out.figure("examples", figures.image_grid(first.images, titles, suptitle=f"{data.name} train"))
+    _, drawn = preview_figure(
+        data.train, data.preprocessing, recipe.policy, seed=result.seed, count=8, rows=5, stages=False
+    )
+    out.figure("augmentation", drawn)
+    out.report("history.json", json.dumps([to_dict(row) for row in result.rows], indent=2))
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def checkpoint_of_run(client: Any, run: Any, folder: Path, name: str = "best") -> Path:
+    """A run's checkpoint, copied into ``folder``.
+
+    Raises:
+        TrackingError: the run holds none.
+    """
+    return tracking.fetch_artifact(client, run.info.run_id, f"checkpoints/{name}.ckpt", folder)
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that goes away.
+
+    Raises:
+        CifarkitError: there is no room for one.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="cifarkit-")
+    except OSError as error:
+        raise CifarkitError(f"no temporary folder can be made ({error.strerror}); set TMPDIR") from error

@@ -1,0 +1,156 @@
+"""What all figures share: paper, colours, lettering, and the way to a file."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+import unicodedata
+import uuid
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.text import Text
+from numpy.typing import NDArray
+
+from cifarkit.errors import CifarkitError
+
+Image = NDArray[np.generic]
+
+DPI = 150
+
+# Okabe & Ito (2008): told apart under every common colour blindness, and in grey print by lightness.
+BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+SKY, PURPLE, INK, GRAY, PALE = "#56B4E9", "#CC79A7", "#222222", "#767676", "#E6E6E6"
+CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, INK)
+
+# What a prediction says and what is true keep their colours through all figures.
+PREDICTED, TRUE = VERMILLION, BLUE
+
+# matplotlib brings DejaVu Sans, which has no East Asian letters; the others help where installed.
+FALLBACK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Yu Gothic",
+    "Malgun Gothic",
+)
+NO_GLYPH = "□"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Blank paper, in inches."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def finish(figure: Figure, suptitle: str = "") -> Figure:
+    """Add the wrapped title and give all lettering the same fonts."""
+    if suptitle:
+        # A letter of DejaVu Sans at 11 points is about 0.09 inch wide.
+        wrapped = textwrap.fill(plain(suptitle), max(12, int(figure.get_figwidth() / 0.09)))
+        figure.suptitle(wrapped, fontsize=11, color=INK)
+    families = list(_fonts()[0])
+    for text in figure.findobj(Text):
+        text.set_fontfamily(families)
+    for ax in figure.axes:
+        ax.tick_params(labelfontfamily=families)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG, whole or not at all, creating the folders above it.
+
+    Raises:
+        CifarkitError: the file cannot be written.
+    """
+    # Not named after the target, whose name may already be as long as the file system allows.
+    scratch = path.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(scratch, format="png", dpi=DPI)
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise CifarkitError(f"cannot write the figure {path}: {error.strerror or error}") from error
+    return path
+
+
+def plain(text: str) -> str:
+    """One line that any name can become: no control characters, no formulas, no missing glyphs.
+
+    A glyph that no font has is a warning to matplotlib and a box to the reader, so the box is drawn
+    outright; a pair of dollar signs would be read as TeX.
+    """
+    known = _fonts()[1]
+    line = " ".join(str(text).split())
+    return "".join(c if ord(c) in known else NO_GLYPH for c in line).replace("$", r"\$")
+
+
+def short(name: str, width: int = 14) -> str:
+    """The name in at most ``width`` columns, an ellipsis in place of what was cut."""
+    line = " ".join(str(name).split())
+    if _columns(line) > width:
+        while _columns(line) > width - 1:
+            line = line[:-1]
+        line = line.rstrip() + "…"
+    return plain(line)
+
+
+def percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f}%" if np.isfinite(share) else "–"
+
+
+def tidy(ax: Axes, *, grid: str | None = None) -> None:
+    """Leave two spines, small ticks and, along one axis or ``"both"``, a faint grid."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(GRAY)
+    ax.tick_params(labelsize=8, color=GRAY, labelcolor=INK)
+    ax.set_axisbelow(True)
+    if grid:
+        ax.grid(axis=grid, color=PALE, linewidth=0.7)
+
+
+def say_nothing_to_show(ax: Axes, text: str) -> None:
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, plain(text), transform=ax.transAxes, ha="center", va="center", color=GRAY, fontsize=9)
+
+
+def draw_image(ax: Axes, image: Image) -> None:
+    """Show one image (H, W, C), uint8 or float 0..1, with crisp pixels and no ticks."""
+    if image.dtype != np.uint8:
+        image = np.clip(np.nan_to_num(image.astype(np.float64)), 0, 1)
+    top = 255 if image.dtype == np.uint8 else 1
+    one_channel = image.shape[-1] == 1
+    ax.imshow(image[..., 0] if one_channel else image, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
+    bare(ax)
+
+
+def bare(ax: Axes) -> None:
+    """No ticks and no frame, but labels may stay."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+@cache
+def _fonts() -> tuple[tuple[str, ...], frozenset[int]]:
+    """The families to use, best first, and the code points they can draw."""
+    installed = {font.name for font in fontManager.ttflist}
+    families = ("DejaVu Sans", *(name for name in FALLBACK_FONTS if name in installed))
+    paths = [findfont(FontProperties(family=family)) for family in families]
+    return families, frozenset().union(*(get_font(path).get_charmap() for path in paths))
+
+
+def _columns(text: str) -> int:
+    """Width in letters; East Asian letters are two wide."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,0 +1,213 @@
+"""Data plus augmentation: loaders with one batch contract for both backends.
+
+A batch is ``(images, labels)``: images float32 (B, C, H, W), normalised with the data set's mean and
+standard deviation, in channels-last memory; labels int64 (B,). Which images an epoch shows, in which
+order and how changed, follows from (seed, epoch, index) alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cifarkit.augment.batched import Batched
+from cifarkit.augment.ops import Policy
+from cifarkit.augment.policies import POLICIES
+from cifarkit.augment.randomness import epoch_permutation
+from cifarkit.data.image_set import ImageSet
+from cifarkit.errors import UsageError
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What turns raw uint8 images into a network's input; stored with the weights.
+
+    Attributes:
+        mean, std: per channel, of values scaled to 0..1.
+        image_shape: (C, H, W).
+        classes: class names, in label order.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) to normalised float32, on the device of ``images``."""
+        everything = Batched(POLICIES["none"], self.mean, self.std, seed=0)
+        return everything(images, torch.arange(len(images), device=images.device), 0)
+
+
+def as_tensors(images: ImageSet, device: torch.device | str = "cpu") -> Batch:
+    """uint8 images (N, C, H, W), channels-last in memory and on the CPU without a copy, and labels."""
+    pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2)
+    return pixels.to(device), torch.from_numpy(images.labels).to(device)
+
+
+class EpochOrder:
+    """The order of one epoch's images on this process; Lightning calls `set_epoch`.
+
+    Args:
+        length: number of images over all processes.
+        batch_size: images per batch on this process.
+        shuffle: permute by (seed, epoch); a shuffled order drops the last, incomplete batch.
+        rank, world_size: this process takes every ``world_size``-th image from ``rank`` on, so that each
+            image is seen by exactly one process.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return self.length // self.world_size // self.batch_size
+        return math.ceil(len(range(self.rank, self.length, self.world_size)) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = (
+            epoch_permutation(self.length, self.seed, self.epoch)
+            if self.shuffle
+            else torch.arange(self.length)
+        )
+        mine = order[self.rank :: self.world_size]
+        for step in range(len(self)):
+            yield mine[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+class DeviceLoader:
+    """Batches cut and augmented on the device that holds the whole data set."""
+
+    def __init__(self, images: ImageSet, augment: Batched, order: EpochOrder, device: torch.device) -> None:
+        self.images, self.labels = as_tensors(images, device)
+        self.augment, self.sampler, self.device = augment, order, device
+        self.batch_sampler = None  # Lightning looks for the order of the images here and in `sampler`
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for at in self.sampler:
+            at = at.to(self.device)
+            yield self.augment(self.images[at], at, self.sampler.epoch), self.labels[at]
+
+
+class _AugmentedImages(Dataset[tuple[Tensor, int]]):
+    """Items by (epoch, index), so that persistent workers need not be told which epoch it is."""
+
+    def __init__(self, images: ImageSet, policy: Policy, preprocessing: Preprocessing, seed: int) -> None:
+        from cifarkit.augment.per_image import PerImage
+
+        self.images = images
+        self.augment = PerImage(policy, preprocessing.mean, preprocessing.std, seed)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        pixels = self.augment(self.images.images[index], index, epoch)
+        return torch.from_numpy(np.ascontiguousarray(pixels)), int(self.images.labels[index])
+
+
+class _EpochBatches:
+    """Batches of (epoch, index) keys for a DataLoader."""
+
+    def __init__(self, order: EpochOrder) -> None:
+        self.sampler = order
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for at in self.sampler:
+            yield [(self.sampler.epoch, index) for index in at.tolist()]
+
+
+def fits_on_device(images: ImageSet, device: torch.device) -> bool:
+    """Whether the images take less than a quarter of the device's free memory."""
+    free = (
+        torch.cuda.mem_get_info(device)[0]
+        if device.type == "cuda"
+        else int(psutil.virtual_memory().available)
+    )
+    return images.images.nbytes < free / 4
+
+
+def train_loader(
+    images: ImageSet,
+    policy: Policy,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    workers: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DeviceLoader | DataLoader[Any]:
+    """Shuffled, augmented batches of ``batch_size`` images on this process.
+
+    Args:
+        workers: None keeps the data on the device when it fits and uses 2 workers otherwise; a number
+            augments with albumentations in as many processes (0: in this one).
+
+    Raises:
+        UsageError: fewer images than one batch takes.
+    """
+    if batch_size * world_size > len(images):
+        raise UsageError(
+            f"a batch of {batch_size * world_size} is larger than the {len(images)} training images; "
+            f"pass --batch-size {max(1, len(images) // 4)} or less"
+        )
+    order = EpochOrder(len(images), batch_size, shuffle=True, seed=seed, rank=rank, world_size=world_size)
+    if workers is None and fits_on_device(images, device):
+        augment = Batched(policy, preprocessing.mean, preprocessing.std, seed)
+        return DeviceLoader(images, augment, order, device)
+    workers = 2 if workers is None else workers
+    return DataLoader(
+        _AugmentedImages(images, policy, preprocessing, seed),
+        batch_sampler=_EpochBatches(order),  # type: ignore[arg-type]
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def eval_loader(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device,
+    batch_size: int = 500,
+    rank: int = 0,
+    world_size: int = 1,
+) -> DeviceLoader:
+    """Every image exactly once, in order, only normalised; data that does not fit stays on the CPU and
+    its batches move to the device one by one."""
+    order = EpochOrder(len(images), batch_size, shuffle=False, rank=rank, world_size=world_size)
+    home = device if fits_on_device(images, device) else torch.device("cpu")
+    return DeviceLoader(
+        images, Batched(POLICIES["none"], preprocessing.mean, preprocessing.std, 0), order, home
+    )

@@ -1,0 +1,187 @@
+"""Recipes: named presets of everything a training needs, as data.
+
+Every field is a name from another table, a number, or a value that prints itself; a recipe adds no code.
+Its evidence states what was measured, on which hardware and by which command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from cifarkit.errors import UnknownName, UsageError
+from cifarkit.optim.schedules import Linear, OneCycle, Schedule
+from cifarkit.results import Evidence
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A complete training set-up.
+
+    Attributes:
+        model, policy, optimizer: names in MODELS, POLICIES, OPTIMIZERS.
+        lr: peak learning rate, or None for the suggestion of a range test (``--lr auto``).
+        weight_decay: as `cifarkit.optim.build_optimizer` takes it.
+        schedule: the learning rate's course over the training.
+        epochs: length of the training.
+        batch_size: images per optimiser step, over all devices.
+        label_smoothing: share of the target spread evenly over all classes.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the hardware computes it natively.
+        image_scale: side of the training images as a share of the full side; the entries divide the
+            training into equal parts. Validation always uses full size.
+    """
+
+    name: str
+    description: str
+    model: str
+    policy: str
+    optimizer: str
+    lr: float | None
+    weight_decay: float
+    schedule: Schedule
+    epochs: int
+    batch_size: int
+    label_smoothing: float = 0.0
+    precision: str = "auto"
+    image_scale: tuple[float, ...] = (1.0,)
+    evidence: tuple[Evidence, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings as a flat dict of names and numbers; what a run records."""
+        flat: dict[str, Any] = {"recipe": self.name}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("name", "description", "evidence"):
+                continue
+            if field.name == "schedule":
+                flat["schedule"] = type(value).__name__
+                flat |= {f"schedule.{key}": item for key, item in dataclasses.asdict(value).items()}
+            else:
+                flat[field.name] = list(value) if isinstance(value, tuple) else value
+        return flat
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Recipe:
+        """The inverse of `settings`, for resuming a run."""
+        flat = dict(settings)
+        schedule_type = {"OneCycle": OneCycle, "Linear": Linear}[flat.pop("schedule")]
+        arguments = {key: flat.pop(key) for key in list(flat) if key.startswith("schedule.")}
+        schedule = schedule_type(**{key.removeprefix("schedule."): item for key, item in arguments.items()})
+        flat["image_scale"] = tuple(flat["image_scale"])
+        return cls(name=flat.pop("recipe"), description="", schedule=schedule, **flat)
+
+    def override(self, **changes: Any) -> Recipe:
+        """A copy with the given fields replaced; values of None leave the field as it is.
+
+        Raises:
+            UsageError: a value that no training can use.
+        """
+        recipe = dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
+        if recipe.epochs < 1:
+            raise UsageError(f"epochs must be at least 1, not {recipe.epochs}")
+        if recipe.batch_size < 1:
+            raise UsageError(f"batch size must be at least 1, not {recipe.batch_size}")
+        if recipe.lr is not None and not 0 < recipe.lr < float("inf"):
+            raise UsageError(f"the learning rate must be a positive number, not {recipe.lr}")
+        if recipe.precision not in PRECISIONS:
+            raise UnknownName("precision", recipe.precision, PRECISIONS)
+        return recipe
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="fast",
+            description="the speed records' method, lean enough for a CPU: whitening net, Muon, "
+            "growing images",
+            model="speednet-slim",
+            policy="fast",
+            optimizer="muon",
+            lr=0.24,
+            weight_decay=4e-3,
+            schedule=Linear(),
+            epochs=4,
+            batch_size=500,
+            label_smoothing=0.2,
+            image_scale=(0.5, 0.625, 0.75, 1.0),
+        ),
+        Recipe(
+            name="airbench94",
+            description="the 94% record as published: 8 epochs at full size; made for a GPU",
+            model="speednet",
+            policy="fast",
+            optimizer="muon",
+            lr=0.24,
+            weight_decay=4e-3,
+            schedule=Linear(),
+            epochs=8,
+            batch_size=2000,
+            label_smoothing=0.2,
+        ),
+        Recipe(
+            name="onecycle",
+            description="the course project's: custom ResNet, Adam, range test, One Cycle",
+            model="custom-resnet",
+            policy="original-cifar10",
+            optimizer="adam",
+            lr=None,
+            weight_decay=1e-2,
+            schedule=OneCycle(rise=5 / 24),
+            epochs=24,
+            batch_size=512,
+        ),
+        Recipe(
+            name="mnist",
+            description="small network for 28 x 28 grey images, mild rotation and perspective",
+            model="small-cnn",
+            policy="original-mnist",
+            optimizer="adamw",
+            lr=4e-3,
+            weight_decay=1e-2,
+            schedule=OneCycle(rise=0.3, div_factor=10.0),
+            epochs=3,
+            batch_size=256,
+        ),
+        Recipe(
+            name="digits",
+            description="the embedded 8 x 8 digits in seconds",
+            model="small-cnn",
+            policy="shift",
+            optimizer="adamw",
+            lr=6e-3,
+            weight_decay=1e-2,
+            schedule=OneCycle(rise=0.3, div_factor=10.0),
+            epochs=15,
+            batch_size=64,
+            precision="fp32",
+        ),
+        Recipe(
+            name="folder",
+            description="a sensible start for a folder of images",
+            model="speednet-slim",
+            policy="fast",
+            optimizer="muon",
+            lr=0.12,
+            weight_decay=1e-3,
+            schedule=Linear(warmup=0.1),
+            epochs=16,
+            batch_size=128,
+            label_smoothing=0.1,
+        ),
+    )
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        UnknownName: not in `RECIPES`.
+    """
+    if name not in RECIPES:
+        raise UnknownName("recipe", name, RECIPES)
+    return RECIPES[name]

@@ -1,0 +1,313 @@
+"""One `fit` from beginning to end: data, range test, training, figures, MLflow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cifarkit import experiment as rooms
+from cifarkit import figures, tracking
+from cifarkit.console import EpochTable, Terminal
+from cifarkit.data.datasets import Dataset, find_dataset
+from cifarkit.errors import Stopped, UsageError
+from cifarkit.recipes import Recipe
+from cifarkit.results import EpochRow, FitResult, to_json
+from cifarkit.training.checkpoints import Story, load_checkpoint, read_story
+from cifarkit.training.fit import Data, fit
+from cifarkit.training.hardware import Hardware, choose_hardware
+from cifarkit.training.summary import model_table
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What `fit` was asked to do; names are resolved, files not yet read."""
+
+    source: Dataset
+    recipe: Recipe
+    data_dir: Path
+    seed: int
+    target_acc: float | None
+    own_batch_size: bool
+    gpus: int | None
+    nodes: int
+    workers: int | None
+    val_size: int
+    deterministic: bool
+    resume: str | None
+    experiment: str
+    run_name: str | None
+    tracking_uri: str | None
+
+
+class _Uploader:
+    """Copies the checkpoints into the run after every epoch, and keeps the learning rates for a figure."""
+
+    def __init__(self, recorder: tracking.RunRecorder, folder: Path) -> None:
+        self.recorder, self.folder = recorder, folder
+        self.upload = folder.with_name("upload")
+        self.lrs: list[Sequence[float]] = []
+
+    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
+        """Nothing to copy."""
+
+    def on_validation(self, epoch: int) -> None:
+        """Nothing to copy yet."""
+
+    def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
+        self.lrs += lrs
+        for name in ("last", "best") if best else ("last",):
+            # The file will be replaced while it is being copied: a hard link keeps this epoch's.
+            kept = self.upload / f"{row.epoch}" / f"{name}.ckpt"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            os.link(self.folder / kept.name, kept)
+            self.recorder.log_artifact(kept, "checkpoints", delete=True)
+
+
+def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
+    """Train, draw, record.
+
+    Raises:
+        CifarkitError: everything that `training.fit.fit`, the data and the store can raise; the run, once
+            it exists, ends with a true status.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return _follow(request)
+    recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
+    with rooms.scratch() as scratch:
+        folder = Path(scratch)
+        try:
+            resumed = None
+            if request.resume is not None:
+                with terminal.busy("looking up the run to go on with"):
+                    resumed = _find_resumed(request.resume, request, recorder, folder)
+                    request = _as_it_was(request, resumed.story)
+            hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
+            with terminal.busy(f"reading {request.source.name}"):
+                data = _load(request)
+            recipe = _final_recipe(request, data)
+            with terminal.busy("opening the MLflow run"):
+                run_id = recorder.start(_tags(data, hardware), resume=resumed.run_id if resumed else None)
+        except BaseException:
+            recorder.close("FAILED")
+            raise
+        with tracking.recording(recorder):
+            terminal.say(f"run {run_id}: {recipe.name} on {data.name}, {hardware.describe()}")
+            terminal.say(_splits_line(data))
+            result = _train(request, recipe, data, hardware, recorder, folder, terminal, resumed)
+    for problem in recorder.problems:
+        terminal.warn(f"not recorded in MLflow: {problem}")
+    return replace(
+        result,
+        best_checkpoint=f"runs:/{run_id}/checkpoints/best.ckpt",
+        last_checkpoint=f"runs:/{run_id}/checkpoints/last.ckpt",
+    )
+
+
+def _load(request: FitRequest) -> Data:
+    return rooms.load_data(request.source, request.data_dir, val_size=request.val_size, seed=request.seed)
+
+
+def _follow(request: FitRequest) -> FitResult:
+    """The part of the processes that Lightning starts beside the first: train along and say nothing."""
+    data = _load(request)
+    with rooms.scratch() as folder:
+        fit(
+            _final_recipe(request, data),
+            data,
+            choose_hardware(request.gpus, request.nodes, request.recipe.precision),
+            Path(folder),
+            seed=request.seed,
+            target_acc=request.target_acc,
+            workers=request.workers,
+            deterministic=request.deterministic,
+        )
+    raise SystemExit(0)
+
+
+def _final_recipe(request: FitRequest, data: Data) -> Recipe:
+    recipe = request.recipe
+    if not request.own_batch_size:
+        recipe = rooms.fit_batch_to_data(recipe, len(data.train))
+    if recipe.batch_size > len(data.train):
+        raise UsageError(
+            f"a batch of {recipe.batch_size} is larger than the {len(data.train)} training images; "
+            f"pass --batch-size {max(1, len(data.train) // 4)} or less"
+        )
+    rooms.check_model_fits(recipe, data)
+    return recipe
+
+
+def _train(
+    request: FitRequest,
+    recipe: Recipe,
+    data: Data,
+    hardware: Hardware,
+    recorder: tracking.RunRecorder,
+    folder: Path,
+    terminal: Terminal,
+    resumed: _Resumed | None,
+) -> FitResult:
+    out = rooms.Folder(folder / "report")
+    if recipe.lr is None:
+        recipe = _lr_from_range_test(request, recipe, data, hardware, terminal, out)
+    if not resumed:
+        recorder.log_params(_params(request, recipe, data, hardware))
+    text, _ = model_table(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
+    recorder.log_text(text, "summary.txt")
+    checkpoints = folder / "checkpoints"
+    uploader = _Uploader(recorder, checkpoints)
+    earlier = resumed.story.rows if resumed else ()
+    try:
+        with EpochTable(terminal, recipe.epochs, request.target_acc, earlier) as shown:
+            result = fit(
+                recipe,
+                data,
+                hardware,
+                checkpoints,
+                seed=request.seed,
+                target_acc=request.target_acc,
+                workers=request.workers,
+                deterministic=request.deterministic,
+                resume=resumed.checkpoint if resumed else None,
+                observers=[shown, recorder, uploader],
+            )
+    except Stopped:
+        done = len(shown.rows)
+        advice = f"; go on with `cifarkit fit --resume {recorder.run_id[:8]}`" if done else ""
+        terminal.say(f"stopped after {done} whole epochs{advice}")
+        raise
+    result = replace(result, run_id=recorder.run_id)
+    with terminal.busy("drawing the figures and exporting the model"):
+        _report(result, recipe, data, hardware, uploader.lrs, recorder, folder, out)
+    return result
+
+
+def _lr_from_range_test(
+    request: FitRequest, recipe: Recipe, data: Data, hardware: Hardware, terminal: Terminal, out: rooms.Folder
+) -> Recipe:
+    with terminal.progress("range test for the learning rate") as update:
+        curve = rooms.range_test(
+            recipe,
+            data,
+            hardware,
+            seed=request.seed,
+            on_step=lambda step, lr, loss: update(step, rooms.RANGE_TEST_STEPS),
+        )
+    terminal.say(f"learning rate {curve.suggestion:.3g}, where the loss falls fastest")
+    path = out.figure("lr_range_test", figures.lr_range_test(curve))
+    out.report("lr_range_test.json", to_json(replace(curve, figure=str(path))))
+    return replace(recipe, lr=curve.suggestion)
+
+
+def _report(
+    result: FitResult,
+    recipe: Recipe,
+    data: Data,
+    hardware: Hardware,
+    lrs: Sequence[Sequence[float]],
+    recorder: tracking.RunRecorder,
+    folder: Path,
+    out: rooms.Folder,
+) -> None:
+    """Everything that a run shows beside its metrics, from the best weights."""
+    recorder.log_metrics(
+        {
+            "best_val_acc": result.best_val_acc,
+            "train_seconds": result.train_seconds,
+            "time_to_target_seconds": result.time_to_target_seconds,
+            "peak_memory_bytes": float(result.peak_memory_bytes),
+        },
+        step=result.epochs,
+    )
+    rooms.report_training(result, data, recipe, lrs, out)
+    out.report("fit.json", to_json(result))
+    subject = rooms.Subject(load_checkpoint(folder / "checkpoints" / "best.ckpt"), data.val, result.run_id)
+    predictions = subject.predict(device=hardware.device)
+    rooms.report_evaluation(subject, predictions, out)
+    mistakes = rooms.report_mistakes(subject, predictions, out).mistakes[: rooms.FIGURE_IMAGES]
+    if mistakes:
+        chosen = rooms.chosen_by_index(data.val, [m.index for m in mistakes])
+        rooms.report_cams(subject, out, chosen, device=hardware.device)
+    recorder.log_reports(out.written)
+    tracking.save_model(subject.checkpoint.network.cpu(), data.preprocessing, folder / "model")
+    recorder.log_folder(folder / "model", "model")
+
+
+@dataclass(frozen=True)
+class _Resumed:
+    """A run to go on with, and its last checkpoint."""
+
+    run_id: str
+    story: Story
+    checkpoint: Path
+
+
+def _find_resumed(
+    reference: str, request: FitRequest, recorder: tracking.RunRecorder, folder: Path
+) -> _Resumed:
+    client = recorder.client
+    run = tracking.find_run(client, reference, request.experiment, unfinished=True)
+    path = rooms.checkpoint_of_run(client, run, folder, "last")
+    story, _ = read_story(path)
+    return _Resumed(run.info.run_id, story, path)
+
+
+def _as_it_was(request: FitRequest, story: Story) -> FitRequest:
+    """The request with everything that shapes the training taken from the run that goes on.
+
+    Raises:
+        UsageError: there is nothing left to do.
+    """
+    target = story.target_acc if request.target_acc is None else request.target_acc
+    best = max((row.val_acc for row in story.rows), default=0.0)
+    if len(story.rows) >= story.recipe.epochs or (target is not None and best >= target):
+        raise UsageError(
+            f"this run is finished: {len(story.rows)} of {story.recipe.epochs} epochs, "
+            f"best accuracy {best:.4f}"
+        )
+    return replace(
+        request,
+        source=find_dataset(story.dataset, story.image_size),
+        recipe=replace(story.recipe, precision=story.precision),
+        seed=story.seed,
+        val_size=story.val_size,
+        target_acc=target,
+        own_batch_size=True,
+    )
+
+
+def _tags(data: Data, hardware: Hardware) -> dict[str, str]:
+    return tracking.environment_tags() | {
+        tracking.KIND: "fit",
+        "hardware": hardware.describe(),
+        "dataset": data.name,
+        "dataset.fingerprint": data.train.fingerprint(),
+        "val_split": data.val.split,
+    }
+
+
+def _params(request: FitRequest, recipe: Recipe, data: Data, hardware: Hardware) -> dict[str, Any]:
+    return recipe.settings() | {
+        "dataset": data.name,
+        "seed": request.seed,
+        "precision": hardware.precision,
+        "device": hardware.device,
+        "world_size": hardware.world_size,
+        "target_acc": request.target_acc,
+        "val_split": data.val.split,
+        "val_size": request.val_size,
+        "workers": request.workers,
+        "deterministic": request.deterministic,
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+    }
+
+
+def _splits_line(data: Data) -> str:
+    return (
+        f"training on {len(data.train):,} images, validating on {len(data.val):,} of the "
+        f"{'test split' if data.val.split == 'test' else 'training split, held out'}"
+    )

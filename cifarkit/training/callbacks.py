@@ -1,0 +1,182 @@
+"""What watches a training from inside Lightning's loop: progress, the target, divergence, signals."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+
+from cifarkit.errors import DivergedError, Interrupted, Stopped, Terminated
+from cifarkit.results import EpochRow
+from cifarkit.training.checkpoints import StoryKeeper
+from cifarkit.training.module import Classifier
+
+STEP_REPORT_SECONDS = 0.5
+DIVERGENCE_CHECK_STEPS = 20
+
+
+class Observer(Protocol):
+    """What a training tells; the console and MLflow listen. Called on the training's thread: return fast."""
+
+    def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
+        """About twice a second: ``step`` of ``steps`` in ``epoch`` (from 1) is done."""
+
+    def on_validation(self, epoch: int) -> None:
+        """Validation of ``epoch`` begins."""
+
+    def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
+        """An epoch is done and its checkpoints are written; ``lrs`` holds each step's learning rates."""
+
+
+class Reporter(pl.Callback):
+    """Turns the loop's hooks into `EpochRow`s and step reports.
+
+    Args:
+        story: gets each row, so that every checkpoint holds the rows before it.
+        target_acc: stop as soon as validation accuracy reaches it.
+    """
+
+    def __init__(
+        self, story: StoryKeeper, observers: Sequence[Observer], *, val_split: str, target_acc: float | None
+    ) -> None:
+        self.story, self.observers = story, observers
+        self.val_split, self.target_acc = val_split, target_acc
+        self.earlier_seconds = story.rows[-1].train_seconds if story.rows else 0.0
+        self.lrs: list[list[float]] = []
+        self.reported = 0.0
+
+    @property
+    def rows(self) -> list[EpochRow]:
+        return self.story.rows
+
+    @property
+    def best(self) -> float:
+        return max((row.val_acc for row in self.rows), default=-1.0)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.epoch_started = self.reported = time.perf_counter()
+        self.train_seconds = math.nan
+        self.lrs = []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.lrs.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        if now - self.reported >= STEP_REPORT_SECONDS:
+            self.reported = now
+            rate = self._images(module, batch_idx + 1) / (now - self.epoch_started)
+            for observer in self.observers:
+                observer.on_step(
+                    trainer.current_epoch + 1, batch_idx + 1, int(trainer.num_training_batches), rate
+                )
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if torch.cuda.is_available() and module.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.train_seconds = time.perf_counter() - self.epoch_started
+        for observer in self.observers:
+            observer.on_validation(trainer.current_epoch + 1)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Before the checkpoint callback, which runs last, so that the checkpoint of an epoch holds its row.
+        assert isinstance(module, Classifier)
+        train_loss, train_acc = module.train_totals.compute()
+        val_loss, val_acc = module.val_totals.compute()
+        now = time.perf_counter()
+        row = EpochRow(
+            epoch=trainer.current_epoch + 1,
+            train_loss=train_loss,
+            train_acc=train_acc,
+            val_loss=val_loss,
+            val_acc=val_acc,
+            val_split=self.val_split,
+            lr=self.lrs[-1][0],
+            images_per_second=self._images(module, int(trainer.num_training_batches)) / self.train_seconds,
+            epoch_seconds=now - self.epoch_started,
+            train_seconds=self.earlier_seconds + now - self.started,
+        )
+        self.improved = row.val_acc > self.best
+        self.rows.append(row)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        row = self.rows[-1]
+        if not math.isfinite(row.train_loss):
+            raise _diverged(row.epoch, None)
+        for observer in self.observers:
+            observer.on_epoch(row, self.improved, self.lrs)
+        if self.target_acc is not None and row.val_acc >= self.target_acc:
+            trainer.should_stop = True
+
+    @staticmethod
+    def _images(module: pl.LightningModule, batches: int) -> int:
+        assert isinstance(module, Classifier)
+        return batches * module.recipe.batch_size
+
+
+class DivergenceGuard(pl.Callback):
+    """Stops on a loss that is no number, looking every few steps so that a GPU is not made to wait."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        due = batch_idx % DIVERGENCE_CHECK_STEPS == 0 or batch_idx + 1 == trainer.num_training_batches
+        if due and not torch.isfinite(outputs["loss"]):
+            raise _diverged(trainer.current_epoch + 1, batch_idx + 1)
+
+
+def _diverged(epoch: int, step: int | None) -> DivergedError:
+    where = f"epoch {epoch}" + (f", step {step}" if step else "")
+    return DivergedError(f"the loss is no longer a number ({where}); try a lower --lr or run lr-find")
+
+
+class StopOnSignal(pl.Callback):
+    """Ends the training after the step in which SIGINT or SIGTERM came."""
+
+    def __init__(self) -> None:
+        self.received: Stopped | None = None
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        if self.received:
+            raise self.received
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        if self.received:
+            raise self.received
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Catch the signals; a second one of either kind ends the process's patience at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: FrameType | None) -> None:
+            stop: Stopped = (
+                Interrupted("interrupted") if number == signal.SIGINT else Terminated("terminated")
+            )
+            if self.received:
+                raise stop
+            self.received = stop
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

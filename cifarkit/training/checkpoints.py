@@ -1,0 +1,129 @@
+"""Checkpoints: Lightning's files with a record of ours inside, read back without executing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from cifarkit.errors import CheckpointError, CifarkitError
+from cifarkit.models import build_model
+from cifarkit.pipeline import Preprocessing
+from cifarkit.recipes import Recipe
+from cifarkit.results import EpochRow
+
+KEY = "cifarkit"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything beside the weights that is needed to evaluate, explain, resume or serve them.
+
+    Attributes:
+        dataset: name, or ``folder:PATH``.
+        fingerprint: of the training images (`ImageSet.fingerprint`).
+        settings: the resolved recipe (`Recipe.settings`).
+        image_size: side that folder images were resized to.
+        val_split, val_size, seed: what validation numbers come from.
+        rows: epochs done so far.
+    """
+
+    dataset: str
+    fingerprint: str
+    settings: dict[str, Any]
+    preprocessing: Preprocessing
+    val_split: str
+    val_size: int
+    seed: int
+    image_size: int
+    target_acc: float | None = None
+    precision: str = "fp32"
+    rows: tuple[EpochRow, ...] = field(default=())
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.from_settings(self.settings)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: its story and its network, in evaluation mode on the CPU."""
+
+    path: Path
+    story: Story
+    network: nn.Module
+
+
+class StoryKeeper(pl.Callback):
+    """Writes the story into every checkpoint Lightning saves."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self.rows: list[EpochRow] = list(story.rows)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        story = asdict(self.story)
+        story["rows"] = [asdict(row) for row in self.rows]
+        checkpoint[KEY] = {"format": FORMAT, **story}
+
+
+def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
+    """The story and the whole content of a checkpoint file, without building the network.
+
+    Raises:
+        CheckpointError: missing, damaged, or not written by cifarkit.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes the reader stumble over
+        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is damaged or not a checkpoint ({reason})") from error
+    if not isinstance(content, dict) or KEY not in content:
+        raise CheckpointError(f"{path} was not written by cifarkit")
+    record = dict(content[KEY])
+    if record.pop("format") != FORMAT:
+        raise CheckpointError(f"{path} was written by another version of cifarkit")
+    try:
+        preprocessing = {key: tuple(value) for key, value in record.pop("preprocessing").items()}
+        rows: Sequence[dict[str, Any]] = record.pop("rows")
+        story = Story(
+            preprocessing=Preprocessing(**preprocessing),
+            rows=tuple(EpochRow(**row) for row in rows),
+            **record,
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} lacks part of its record ({error})") from error
+    return story, content
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint and rebuild its network.
+
+    Raises:
+        CheckpointError: missing, damaged, not written by cifarkit, or weights that do not fit.
+    """
+    story, content = read_story(path)
+    shape = story.preprocessing.image_shape
+    try:
+        network = build_model(story.settings["model"], shape, len(story.preprocessing.classes))
+        weights = {
+            name.removeprefix("network."): value
+            for name, value in content["state_dict"].items()
+            if name.startswith("network.")
+        }
+        network.load_state_dict(weights)
+    except (RuntimeError, KeyError, CifarkitError) as error:
+        raise CheckpointError(
+            f"the weights in {path} do not fit their model ({str(error).splitlines()[0]})"
+        ) from error
+    return Checkpoint(path, story, network.eval().to(memory_format=torch.channels_last))  # type: ignore[call-overload]

@@ -1,0 +1,226 @@
+"""Train a recipe on a data set, to an epoch count or to a target accuracy."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+
+from cifarkit.augment.policies import find_policy
+from cifarkit.augment.randomness import mix
+from cifarkit.data.image_set import ImageSet
+from cifarkit.errors import CheckpointError, UsageError
+from cifarkit.models import build_model
+from cifarkit.pipeline import Preprocessing, eval_loader, train_loader
+from cifarkit.recipes import Recipe
+from cifarkit.results import EpochRow, FitResult
+from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
+from cifarkit.training.checkpoints import Story, StoryKeeper, read_story
+from cifarkit.training.hardware import Hardware
+from cifarkit.training.module import Classifier
+
+INITIALISING_IMAGES = 5000
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits a training sees, and how their images become network input.
+
+    Attributes:
+        name: data set name or ``folder:PATH``.
+        val: held-out training images (split ``val``) or the test split.
+        image_size: side that folder images were resized to; 0 for the named sets.
+    """
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    preprocessing: Preprocessing
+    val_size: int = 0
+    image_size: int = 0
+
+
+def fit(
+    recipe: Recipe,
+    data: Data,
+    hardware: Hardware,
+    folder: Path,
+    *,
+    seed: int = 0,
+    target_acc: float | None = None,
+    workers: int | None = None,
+    deterministic: bool = False,
+    resume: Path | None = None,
+    observers: Sequence[Observer] = (),
+) -> FitResult:
+    """Train; write ``best.ckpt`` and ``last.ckpt`` into ``folder`` after every epoch.
+
+    Args:
+        recipe: resolved; its learning rate is a number.
+        target_acc: stop as soon as validation accuracy, a fraction, reaches it.
+        workers: see `pipeline.train_loader`.
+        deterministic: use only algorithms that repeat bit for bit (the CPU path does by itself).
+        resume: a ``last.ckpt`` to continue; the training goes on with the epoch after it.
+        observers: told of steps and epochs on this thread.
+
+    Raises:
+        UsageError: the batch is larger than the data, or the images too small for the model.
+        CheckpointError: ``resume`` is damaged or belongs to other data.
+        DivergedError: the loss is no longer a number.
+        Interrupted, Terminated: a signal came; checkpoints of the last whole epoch are in ``folder``.
+    """
+    if recipe.batch_size % hardware.world_size:
+        raise UsageError(f"the batch size must be a multiple of the {hardware.world_size} devices")
+    torch.manual_seed(mix(seed) % 2**63)
+    story = _story(recipe, data, hardware, seed, target_acc)
+    if resume:
+        story = replace(story, rows=_rows_to_continue(resume, data))
+    steps = recipe.epochs * (len(data.train) // recipe.batch_size)
+    side = data.preprocessing.image_shape[1]
+    module = Classifier(build_network(recipe, data), recipe, total_steps=steps, side=side, seed=seed)
+    keeper, stop = StoryKeeper(story), StopOnSignal()
+    reporter = Reporter(keeper, observers, val_split=data.val.split, target_acc=target_acc)
+    checkpoints = ModelCheckpoint(
+        folder, filename="best", monitor="val_acc", mode="max", save_last=True, enable_version_counter=False
+    )
+    with _quiet_lightning(), stop.listening():
+        trainer = pl.Trainer(
+            accelerator="gpu" if hardware.device == "cuda" else "cpu",
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy="ddp" if hardware.world_size > 1 else "auto",
+            precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
+            max_epochs=recipe.epochs,
+            deterministic=deterministic,
+            callbacks=[DivergenceGuard(), reporter, keeper, stop, checkpoints],
+            default_root_dir=folder,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        device = trainer.strategy.root_device
+        place = {"rank": trainer.global_rank, "world_size": hardware.world_size}
+        trainer.fit(
+            module,
+            train_loader(
+                data.train,
+                find_policy(recipe.policy),
+                data.preprocessing,
+                batch_size=recipe.batch_size // hardware.world_size,
+                seed=seed,
+                device=device,
+                workers=workers,
+                **place,
+            ),
+            eval_loader(data.val, data.preprocessing, device=device, **place),
+            ckpt_path=resume,
+            weights_only=True,
+        )
+    return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)
+
+
+def _story(recipe: Recipe, data: Data, hardware: Hardware, seed: int, target_acc: float | None) -> Story:
+    return Story(
+        dataset=data.name,
+        fingerprint=data.train.fingerprint(),
+        settings=recipe.settings(),
+        preprocessing=data.preprocessing,
+        val_split=data.val.split,
+        val_size=data.val_size,
+        seed=seed,
+        image_size=data.image_size,
+        target_acc=target_acc,
+        precision=hardware.precision,
+    )
+
+
+def _rows_to_continue(resume: Path, data: Data) -> tuple[EpochRow, ...]:
+    story, _ = read_story(resume)
+    if story.fingerprint != data.train.fingerprint():
+        raise CheckpointError(
+            f"{resume} was trained on other images: {story.dataset} as it was then "
+            f"(fingerprint {story.fingerprint}) is not {data.name} as it is now"
+        )
+    return story.rows
+
+
+def build_network(recipe: Recipe, data: Data) -> nn.Module:
+    """The recipe's network for these images, initialised from PyTorch's generator and, where the network
+    asks for it, from training images."""
+    network = build_model(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
+    if hasattr(network, "initialise"):
+        some = torch.from_numpy(data.train.images[:: max(1, len(data.train) // INITIALISING_IMAGES)])
+        network.initialise(data.preprocessing(some.permute(0, 3, 1, 2)))
+    return network
+
+
+def _result(
+    recipe: Recipe,
+    data: Data,
+    hardware: Hardware,
+    seed: int,
+    target_acc: float | None,
+    rows: Sequence[EpochRow],
+    folder: Path,
+) -> FitResult:
+    best = max(rows, key=lambda row: row.val_acc)
+    reached = [row for row in rows if target_acc is not None and row.val_acc >= target_acc]
+    return FitResult(
+        run_id=None,
+        dataset=data.name,
+        model=recipe.model,
+        recipe=recipe.name,
+        seed=seed,
+        device=hardware.describe(),
+        precision=hardware.precision,
+        val_split=data.val.split,
+        epochs=len(rows),
+        best_epoch=best.epoch,
+        best_val_acc=best.val_acc,
+        last_val_acc=rows[-1].val_acc,
+        target_acc=target_acc,
+        target_reached=None if target_acc is None else bool(reached),
+        time_to_target_seconds=reached[0].train_seconds if reached else None,
+        train_seconds=rows[-1].train_seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+        best_checkpoint=str(folder / "best.ckpt"),
+        last_checkpoint=str(folder / "last.ckpt"),
+        rows=tuple(rows),
+    )
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's own messages go: what matters is said by the observers, once."""
+    logger = logging.getLogger("pytorch_lightning")
+    level, _ = logger.level, logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_utilities)\b.*")
+            warnings.filterwarnings("ignore", message=r".*(isinstance\(treespec|LeafSpec).*")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def preprocessing_for(train: ImageSet, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
+    """The preprocessing of a data set with these channel statistics."""
+    return Preprocessing(tuple(map(float, mean)), tuple(map(float, std)), train.image_shape, train.classes)

@@ -1,0 +1,161 @@
+"""The exponential learning-rate range test (Smith 2017, arXiv 1506.01186)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cifarkit.errors import CifarkitError, UnknownName, UsageError
+from cifarkit.optim import build_optimizer
+from cifarkit.pipeline import Batch
+from cifarkit.recipes import Recipe
+
+SMOOTHING = 0.9
+DIVERGENCE = 4.0
+
+
+def range_test(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    recipe: Recipe,
+    *,
+    lr_min: float,
+    lr_max: float,
+    steps: int,
+    on_step: Callable[[int, float, float], None] = lambda step, lr, loss: None,
+) -> tuple[list[float], list[float], bool]:
+    """Train a copy of a network for ``steps`` steps while the learning rate grows exponentially.
+
+    The network itself stays as it is. The test stops where the smoothed loss exceeds four times its
+    minimum, or is no longer a number.
+
+    Args:
+        batches: as many training batches as there are steps; repeated when there are fewer.
+        on_step: called with (step from 1, learning rate, loss).
+
+    Returns:
+        The learning rates, ascending; the loss at each, before its update; whether the test diverged.
+
+    Raises:
+        UsageError: the range or the number of steps makes no test.
+    """
+    check_range(lr_min, lr_max, steps)
+    trial = copy.deepcopy(network).train()
+    optimizer = build_optimizer(recipe.optimizer, trial, 1.0, recipe.weight_decay)
+    ratios = [group["lr"] for group in optimizer.param_groups]
+    lrs: list[float] = []
+    losses: list[float] = []
+    supply = _endless(batches)
+    for step in range(steps):
+        lr = lr_min * (lr_max / lr_min) ** (step / (steps - 1))
+        for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
+            group["lr"] = lr * ratio
+        images, labels = next(supply)
+        logits = trial(images.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        lrs.append(lr)
+        losses.append(loss.item())
+        on_step(step + 1, lr, losses[-1])
+        curve = smooth(losses)
+        if not math.isfinite(losses[-1]) or curve[-1] > DIVERGENCE * min(curve):
+            return lrs, losses, True
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return lrs, losses, False
+
+
+def check_range(lr_min: float, lr_max: float, steps: int) -> None:
+    """Raises: UsageError."""
+    if not (0 < lr_min < lr_max):
+        raise UsageError(f"the range needs 0 < min < max, not {lr_min} .. {lr_max}")
+    if steps < 10:
+        raise UsageError(f"a range test needs at least 10 steps, not {steps}")
+
+
+def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
+    while True:
+        yield from batches
+
+
+def smooth(losses: list[float], beta: float = SMOOTHING) -> list[float]:
+    """Bias-corrected exponential moving average: ``avg_t = b avg + (1-b) loss``, over ``1 - b**t``."""
+    average, out = 0.0, []
+    for count, loss in enumerate(losses, start=1):
+        average = beta * average + (1 - beta) * loss
+        out.append(average / (1 - beta**count))
+    return out
+
+
+def steepest(lrs: list[float], smoothed: list[float]) -> float | None:
+    """The learning rate at which the smoothed loss falls fastest per decade; None if it never falls.
+
+    The slope is taken over log lr: over lr itself, the small rates would always win (their steps are
+    the shortest), which is where other finders go wrong.
+    """
+    slopes = np.gradient(np.asarray(smoothed), np.log10(lrs))
+    slopes = np.where(np.isfinite(slopes), slopes, np.inf)
+    at = int(slopes.argmin())
+    return lrs[at] if slopes[at] < 0 else None
+
+
+def minimum_tenth(lrs: list[float], smoothed: list[float]) -> float | None:
+    """A tenth of the learning rate with the lowest smoothed loss (the fastai rule)."""
+    at = int(np.nanargmin(smoothed))
+    return lrs[at] / 10 if at > 0 else None
+
+
+def valley(lrs: list[float], smoothed: list[float]) -> float | None:
+    """Two thirds along the longest stretch, in steps, over which the smoothed loss keeps falling."""
+    start = best_start = best_length = 0
+    for step in range(1, len(smoothed) + 1):
+        if step == len(smoothed) or not smoothed[step] < smoothed[step - 1]:
+            if step - start > best_length:
+                best_start, best_length = start, step - start
+            start = step
+    return lrs[best_start + best_length * 2 // 3] if best_length > 3 else None
+
+
+RULES: dict[str, Callable[[list[float], list[float]], float | None]] = {
+    "steepest": steepest,
+    "minimum/10": minimum_tenth,
+    "valley": valley,
+}
+
+
+def suggest(lrs: list[float], losses: list[float]) -> dict[str, float | None]:
+    """What every rule makes of the curve; the last point of a diverged test is left out."""
+    finite = [i for i, loss in enumerate(losses) if math.isfinite(loss)]
+    lrs, smoothed = [lrs[i] for i in finite], smooth([losses[i] for i in finite])
+    if len(lrs) < 10:
+        return dict.fromkeys(RULES)
+    return {name: rule(lrs, smoothed) for name, rule in RULES.items()}
+
+
+def choose(rules: dict[str, float | None], rule: str) -> float:
+    """The suggestion of one rule.
+
+    Raises:
+        UnknownName: no such rule.
+        CifarkitError: the curve does not support the rule.
+    """
+    check_rule(rule)
+    lr = rules[rule]
+    if lr is None:
+        raise CifarkitError(
+            f"the loss never fell, so the rule {rule!r} has nothing to suggest; widen the range with "
+            "--min-lr and --max-lr"
+        )
+    return lr
+
+
+def check_rule(rule: str) -> None:
+    """Raises: UnknownName."""
+    if rule not in RULES:
+        raise UnknownName("rule", rule, RULES)
