@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cifarkit import experiment as rooms
-from cifarkit import figures, tracking
+from cifarkit import figures, reports, tracking
 from cifarkit.console import EpochTable, Terminal
 from cifarkit.data.datasets import Dataset, find_dataset
 from cifarkit.errors import Stopped, UsageError
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow, FitResult, to_json
+from cifarkit.subjects import Subject, checkpoint_of_run, scratch
+from cifarkit.training import lr_find
 from cifarkit.training.checkpoints import Story, load_checkpoint, read_story
-from cifarkit.training.fit import Data, fit
+from cifarkit.training.data import Data, check_model_fits, fit_batch_to_data, load_data
+from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
 from cifarkit.training.summary import model_table
 
@@ -76,8 +78,8 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return _follow(request)
     recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
-    with rooms.scratch() as scratch:
-        folder = Path(scratch)
+    with scratch() as place:
+        folder = Path(place)
         try:
             resumed = None
             if request.resume is not None:
@@ -107,13 +109,13 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
 
 
 def _load(request: FitRequest) -> Data:
-    return rooms.load_data(request.source, request.data_dir, val_size=request.val_size, seed=request.seed)
+    return load_data(request.source, request.data_dir, val_size=request.val_size, seed=request.seed)
 
 
 def _follow(request: FitRequest) -> FitResult:
     """The part of the processes that Lightning starts beside the first: train along and say nothing."""
     data = _load(request)
-    with rooms.scratch() as folder:
+    with scratch() as folder:
         fit(
             _final_recipe(request, data),
             data,
@@ -130,13 +132,13 @@ def _follow(request: FitRequest) -> FitResult:
 def _final_recipe(request: FitRequest, data: Data) -> Recipe:
     recipe = request.recipe
     if not request.own_batch_size:
-        recipe = rooms.fit_batch_to_data(recipe, len(data.train))
+        recipe = fit_batch_to_data(recipe, len(data.train))
     if recipe.batch_size > len(data.train):
         raise UsageError(
             f"a batch of {recipe.batch_size} is larger than the {len(data.train)} training images; "
             f"pass --batch-size {max(1, len(data.train) // 4)} or less"
         )
-    rooms.check_model_fits(recipe, data)
+    check_model_fits(recipe, data)
     return recipe
 
 
@@ -150,7 +152,7 @@ def _train(
     terminal: Terminal,
     resumed: _Resumed | None,
 ) -> FitResult:
-    out = rooms.Folder(folder / "report")
+    out = reports.Folder(folder / "report")
     if recipe.lr is None:
         recipe = _lr_from_range_test(request, recipe, data, hardware, terminal, out)
     if not resumed:
@@ -186,15 +188,20 @@ def _train(
 
 
 def _lr_from_range_test(
-    request: FitRequest, recipe: Recipe, data: Data, hardware: Hardware, terminal: Terminal, out: rooms.Folder
+    request: FitRequest,
+    recipe: Recipe,
+    data: Data,
+    hardware: Hardware,
+    terminal: Terminal,
+    out: reports.Folder,
 ) -> Recipe:
     with terminal.progress("range test for the learning rate") as update:
-        curve = rooms.range_test(
+        curve = lr_find.find_lr(
             recipe,
             data,
             hardware,
             seed=request.seed,
-            on_step=lambda step, lr, loss: update(step, rooms.RANGE_TEST_STEPS),
+            on_step=lambda step, lr, loss: update(step, lr_find.STEPS),
         )
     terminal.say(f"learning rate {curve.suggestion:.3g}, where the loss falls fastest")
     path = out.figure("lr_range_test", figures.lr_range_test(curve))
@@ -210,7 +217,7 @@ def _report(
     lrs: Sequence[Sequence[float]],
     recorder: tracking.RunRecorder,
     folder: Path,
-    out: rooms.Folder,
+    out: reports.Folder,
 ) -> None:
     """Everything that a run shows beside its metrics, from the best weights."""
     recorder.log_metrics(
@@ -222,15 +229,15 @@ def _report(
         },
         step=result.epochs,
     )
-    rooms.report_training(result, data, recipe, lrs, out)
+    reports.report_training(result, data, recipe, lrs, out)
     out.report("fit.json", to_json(result))
-    subject = rooms.Subject(load_checkpoint(folder / "checkpoints" / "best.ckpt"), data.val, result.run_id)
+    subject = Subject(load_checkpoint(folder / "checkpoints" / "best.ckpt"), data.val, result.run_id)
     predictions = subject.predict(device=hardware.device)
-    rooms.report_evaluation(subject, predictions, out)
-    mistakes = rooms.report_mistakes(subject, predictions, out).mistakes[: rooms.FIGURE_IMAGES]
+    reports.report_evaluation(subject, predictions, out)
+    mistakes = reports.report_mistakes(subject, predictions, out).mistakes[: reports.FIGURE_IMAGES]
     if mistakes:
-        chosen = rooms.chosen_by_index(data.val, [m.index for m in mistakes])
-        rooms.report_cams(subject, out, chosen, device=hardware.device)
+        chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes])
+        reports.report_cams(subject, out, chosen, device=hardware.device)
     recorder.log_reports(out.written)
     tracking.save_model(subject.checkpoint.network.cpu(), data.preprocessing, folder / "model")
     recorder.log_folder(folder / "model", "model")
@@ -250,7 +257,7 @@ def _find_resumed(
 ) -> _Resumed:
     client = recorder.client
     run = tracking.find_run(client, reference, request.experiment, unfinished=True)
-    path = rooms.checkpoint_of_run(client, run, folder, "last")
+    path = checkpoint_of_run(client, run, folder, "last")
     story, _ = read_story(path)
     return _Resumed(run.info.run_id, story, path)
 

@@ -380,6 +380,8 @@ def save_model(network: Any, preprocessing: Any, path: Path) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.network = network
+            self.mean: torch.Tensor
+            self.std: torch.Tensor
             self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1))
             self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1))
 

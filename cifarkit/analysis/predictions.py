@@ -35,12 +35,12 @@ class Predictions:
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
         """The most probable class of each image (N,); of equal ones the first."""
-        return self.probabilities.argmax(axis=1)
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
     @property
     def confidence(self) -> npt.NDArray[np.float64]:
         """Probability of the predicted class (N,)."""
-        return self.probabilities.max(axis=1)
+        return np.asarray(self.probabilities.max(axis=1), dtype=np.float64)
 
     @property
     def losses(self) -> npt.NDArray[np.float64]:

@@ -12,7 +12,14 @@ from typing import Any, NoReturn
 import typer
 
 from cifarkit import __version__
-from cifarkit.cli import data, evaluate, fit, gradcam, lr_find, misclassified, recipes, summary
+from cifarkit.cli.data import app as data
+from cifarkit.cli.evaluate import evaluate
+from cifarkit.cli.fit import fit
+from cifarkit.cli.gradcam import gradcam
+from cifarkit.cli.lr_find import lr_find
+from cifarkit.cli.misclassified import misclassified
+from cifarkit.cli.recipes import recipes
+from cifarkit.cli.summary import summary
 from cifarkit.errors import CifarkitError, Interrupted, Terminated
 
 # Typer carries a click of its own, or uses the installed one, depending on its version.
@@ -27,14 +34,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data.app, name="data")
-app.command("summary")(summary.summary)
-app.command("recipes")(recipes.recipes)
-app.command("lr-find")(lr_find.lr_find)
-app.command("fit")(fit.fit)
-app.command("eval")(evaluate.evaluate)
-app.command("misclassified")(misclassified.misclassified)
-app.command("gradcam")(gradcam.gradcam)
+app.add_typer(data, name="data")
+app.command("lr-find")(lr_find)
+app.command("fit")(fit)
+app.command("eval")(evaluate)
+app.command("misclassified")(misclassified)
+app.command("gradcam")(gradcam)
+app.command("summary")(summary)
+app.command("recipes")(recipes)
 
 
 def _show_version(wanted: bool) -> None:

@@ -118,8 +118,8 @@ def preview(
     policy = policy or find_recipe(source.recipe).policy
     find_policy(policy)
     with terminal.busy("loading torch and the images"):
-        from cifarkit.experiment import Folder, preview_figure
-        from cifarkit.training.fit import preprocessing_for
+        from cifarkit.reports import Folder, preview_figure
+        from cifarkit.training.data import preprocessing_for
 
         train = source.load(data_dir or default_data_dir(), "train")
         images = train if split == "train" else source.load(data_dir or default_data_dir(), split)

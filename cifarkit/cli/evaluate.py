@@ -38,7 +38,7 @@ def evaluate(
         output=output,
         gpus=gpus,
     ) as (network, out, hardware):
-        from cifarkit.experiment import report_evaluation
+        from cifarkit.reports import report_evaluation
 
         with terminal.progress(f"predicting {network.label}") as update:
             predictions = network.predict(tta=tta, device=hardware.device, on_batch=update)

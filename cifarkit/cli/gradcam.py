@@ -28,7 +28,8 @@ def gradcam(
         str,
         options.option(
             "--method",
-            "gradcam, gradcam++, hirescam, layercam, xgradcam, eigencam, eigengradcam, scorecam or ablationcam.",
+            "gradcam, gradcam++, hirescam, layercam, xgradcam, eigencam, eigengradcam, scorecam or "
+            "ablationcam.",
         ),
     ] = "gradcam",
     layer: Annotated[
@@ -63,7 +64,8 @@ def gradcam(
         output=output,
         gpus=gpus,
     ) as (network, out, hardware):
-        from cifarkit.experiment import check_cam, choose_images, report_cams
+        from cifarkit.reports import choose_images, report_cams
+        from cifarkit.subjects import check_cam
 
         check_cam(network, method, layer)
         with terminal.progress(f"choosing images of {network.label}") as update:

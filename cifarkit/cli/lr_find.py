@@ -54,20 +54,21 @@ def lr_find(
         batch_size=batch_size,
     )
     with terminal.busy("loading torch and the images"):
-        from cifarkit import experiment as rooms
         from cifarkit import figures, tracking
+        from cifarkit.reports import Folder
         from cifarkit.results import to_json
-        from cifarkit.training import lr_find as lr_rules
+        from cifarkit.training import lr_find as finder
+        from cifarkit.training.data import fit_batch_to_data, load_data
         from cifarkit.training.hardware import choose_hardware
 
-        lr_rules.check_range(min_lr, max_lr or math.inf, steps)
-        lr_rules.check_rule(rule)
+        finder.check_range(min_lr, max_lr or math.inf, steps)
+        finder.check_rule(rule)
         recorder = tracking.RunRecorder(tracking_uri, experiment, run_name)
         try:
             hardware = choose_hardware(gpus)
-            data = rooms.load_data(source, data_dir or default_data_dir(), seed=seed)
+            data = load_data(source, data_dir or default_data_dir(), seed=seed)
             if batch_size is None:
-                chosen = rooms.fit_batch_to_data(chosen, len(data.train))
+                chosen = fit_batch_to_data(chosen, len(data.train))
             elif batch_size > len(data.train):
                 raise UsageError(
                     f"a batch of {batch_size} is larger than the {len(data.train)} training images"
@@ -84,7 +85,7 @@ def lr_find(
             | {"dataset": data.name, "seed": seed, "min_lr": min_lr, "steps": steps, "rule": rule}
         )
         with terminal.progress(f"range test of {chosen.model} on {data.name}") as update:
-            curve = rooms.range_test(
+            curve = finder.find_lr(
                 chosen,
                 data,
                 hardware,
@@ -95,7 +96,7 @@ def lr_find(
                 rule=rule,
                 on_step=lambda step, lr, loss: update(step, steps),
             )
-        out = rooms.Folder(output / run_id[:8])
+        out = Folder(output / run_id[:8])
         path = out.figure("lr_range_test", figures.lr_range_test(curve))
         curve = dataclasses.replace(curve, figure=str(path))
         out.report("lr_range_test.json", to_json(curve))

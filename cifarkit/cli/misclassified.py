@@ -52,7 +52,8 @@ def misclassified(
         output=output,
         gpus=gpus,
     ) as (network, out, hardware):
-        from cifarkit.experiment import check_choices, report_mistakes
+        from cifarkit.reports import report_mistakes
+        from cifarkit.subjects import check_choices
 
         check_choices(network, sort, true, pred)
         with terminal.progress(f"predicting {network.label}") as update:

@@ -13,7 +13,8 @@ from cifarkit.data.datasets import find_dataset
 from cifarkit.data.loading import default_data_dir
 
 if TYPE_CHECKING:
-    from cifarkit.experiment import Folder, Subject
+    from cifarkit.reports import Folder
+    from cifarkit.subjects import Subject
     from cifarkit.training.hardware import Hardware
 
 
@@ -36,7 +37,8 @@ def opened(
     if dataset is not None:
         find_dataset(dataset)
     with terminal.busy("loading torch"):
-        from cifarkit.experiment import Folder, checkpoint_of_run, open_subject, scratch
+        from cifarkit.reports import Folder
+        from cifarkit.subjects import checkpoint_of_run, open_subject, scratch
         from cifarkit.training.hardware import choose_hardware
 
         hardware = choose_hardware(gpus)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
+
+PaddingMode = Literal["zeros", "replicate"]
 
 
 class ConvLayer(nn.Module):
@@ -10,7 +14,7 @@ class ConvLayer(nn.Module):
     which then works on a quarter of the values."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, *, pool: bool, dropout: float, padding_mode: str
+        self, channels_in: int, channels_out: int, *, pool: bool, dropout: float, padding_mode: PaddingMode
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [
@@ -37,7 +41,7 @@ class CustomLayer(nn.Module):
         pool: bool,
         residual: bool,
         dropout: float,
-        padding_mode: str,
+        padding_mode: PaddingMode,
     ) -> None:
         super().__init__()
         self.pool_block = ConvLayer(
@@ -77,7 +81,7 @@ class CustomResNet(nn.Module):
         image_shape: tuple[int, int, int],
         classes: int,
         dropout: float = 0.05,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
     ) -> None:
         super().__init__()
 

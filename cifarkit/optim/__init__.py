@@ -12,33 +12,33 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def _adam(network: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+def _adam(network: nn.Module, lr: float, weight_decay: float, batch_size: int) -> Optimizer:
     from torch.optim import Adam
 
     return Adam(_trainable(network), lr=lr, weight_decay=weight_decay)
 
 
-def _adamw(network: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+def _adamw(network: nn.Module, lr: float, weight_decay: float, batch_size: int) -> Optimizer:
     from torch.optim import AdamW
 
     return AdamW(_trainable(network), lr=lr, weight_decay=weight_decay)
 
 
-def _sgd(network: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+def _sgd(network: nn.Module, lr: float, weight_decay: float, batch_size: int) -> Optimizer:
     from torch.optim import SGD
 
     return SGD(_trainable(network), lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True)
 
 
-def _muon(network: nn.Module, lr: float, weight_decay: float) -> Optimizer:
-    """Muon on filters at ``lr``; Nesterov SGD on biases and head at the ratios to it, and with the
-    weight decay per step, that airbench94_muon found."""
+def _muon(network: nn.Module, lr: float, weight_decay: float, batch_size: int) -> Optimizer:
+    """Muon on filters at ``lr``; Nesterov SGD on biases and head at the ratios to it that airbench94_muon
+    found. Those are rates per image, for a loss summed over the batch; ours is the mean."""
     from cifarkit.optim.muon import Muon
 
     trainable = _trainable(network)
     head = [p for p in trainable if p.ndim == 2]
     biases = [p for p in trainable if p.ndim < 2]
-    bias_lr, head_lr = lr * 0.053 / 0.24, lr * 0.67 / 0.24
+    bias_lr, head_lr = (lr * rate / 0.24 * batch_size for rate in (0.053, 0.67))
     sgd = {"momentum": 0.85, "nesterov": True}
     groups = [
         {"params": [p for p in trainable if p.ndim == 4], "lr": lr, "momentum": 0.6, "filters": True},
@@ -52,7 +52,7 @@ def _trainable(network: nn.Module) -> list[nn.Parameter]:
     return [p for p in network.parameters() if p.requires_grad]
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, float, float], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[nn.Module, float, float, int], Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,
     "sgd": _sgd,
@@ -60,16 +60,20 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, float, float], Optimizer]] = {
 }
 
 
-def build_optimizer(name: str, network: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+def build_optimizer(
+    name: str, network: nn.Module, lr: float, weight_decay: float, batch_size: int
+) -> Optimizer:
     """An optimiser over the trainable parameters of a network.
 
     Args:
         lr: peak learning rate of the first parameter group; other groups keep their ratio to it.
-        weight_decay: the optimiser's own kind; for ``muon`` it is the shrinkage per step at peak.
+        weight_decay: the optimiser's own kind; for ``muon`` the share by which biases and head shrink in
+            a step at the peak rate.
+        batch_size: images per step, over which the loss is averaged.
 
     Raises:
         UnknownName: not in `OPTIMIZERS`.
     """
     if name not in OPTIMIZERS:
         raise UnknownName("optimizer", name, OPTIMIZERS)
-    return OPTIMIZERS[name](network, lr, weight_decay)
+    return OPTIMIZERS[name](network, lr, weight_decay, batch_size)

@@ -8,46 +8,24 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import nn
 
 from cifarkit.augment.policies import find_policy
 from cifarkit.augment.randomness import mix
-from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import CheckpointError, UsageError
-from cifarkit.models import build_model
-from cifarkit.pipeline import Preprocessing, eval_loader, train_loader
+from cifarkit.pipeline import eval_loader, train_loader
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow, FitResult
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
 from cifarkit.training.checkpoints import Story, StoryKeeper, read_story
+from cifarkit.training.data import Data, build_network
 from cifarkit.training.hardware import Hardware
 from cifarkit.training.module import Classifier
-
-INITIALISING_IMAGES = 5000
-
-
-@dataclass(frozen=True)
-class Data:
-    """The splits a training sees, and how their images become network input.
-
-    Attributes:
-        name: data set name or ``folder:PATH``.
-        val: held-out training images (split ``val``) or the test split.
-        image_size: side that folder images were resized to; 0 for the named sets.
-    """
-
-    name: str
-    train: ImageSet
-    val: ImageSet
-    preprocessing: Preprocessing
-    val_size: int = 0
-    image_size: int = 0
 
 
 def fit(
@@ -156,16 +134,6 @@ def _rows_to_continue(resume: Path, data: Data) -> tuple[EpochRow, ...]:
     return story.rows
 
 
-def build_network(recipe: Recipe, data: Data) -> nn.Module:
-    """The recipe's network for these images, initialised from PyTorch's generator and, where the network
-    asks for it, from training images."""
-    network = build_model(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
-    if hasattr(network, "initialise"):
-        some = torch.from_numpy(data.train.images[:: max(1, len(data.train) // INITIALISING_IMAGES)])
-        network.initialise(data.preprocessing(some.permute(0, 3, 1, 2)))
-    return network
-
-
 def _result(
     recipe: Recipe,
     data: Data,
@@ -211,7 +179,8 @@ def peak_memory_bytes() -> int:
 def _quiet_lightning() -> Iterator[None]:
     """Lightning's own messages go: what matters is said by the observers, once."""
     logger = logging.getLogger("pytorch_lightning")
-    level, _ = logger.level, logger.setLevel(logging.ERROR)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_utilities)\b.*")
@@ -219,8 +188,3 @@ def _quiet_lightning() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def preprocessing_for(train: ImageSet, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
-    """The preprocessing of a data set with these channel statistics."""
-    return Preprocessing(tuple(map(float, mean)), tuple(map(float, std)), train.image_shape, train.classes)

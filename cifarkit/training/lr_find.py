@@ -11,13 +11,69 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cifarkit.augment.policies import find_policy
 from cifarkit.errors import CifarkitError, UnknownName, UsageError
 from cifarkit.optim import build_optimizer
-from cifarkit.pipeline import Batch
+from cifarkit.pipeline import Batch, train_loader
 from cifarkit.recipes import Recipe
+from cifarkit.results import LrCurve
+from cifarkit.training.data import Data, build_network
+from cifarkit.training.hardware import Hardware
 
 SMOOTHING = 0.9
 DIVERGENCE = 4.0
+STEPS = 100
+
+
+def find_lr(
+    recipe: Recipe,
+    data: Data,
+    hardware: Hardware,
+    *,
+    seed: int,
+    lr_min: float = 1e-7,
+    lr_max: float | None = None,
+    steps: int = STEPS,
+    rule: str = "steepest",
+    on_step: Callable[[int, float, float], None] = lambda step, lr, loss: None,
+) -> LrCurve:
+    """Run a learning-rate range test with a recipe's own model, data, batch and optimiser.
+
+    Args:
+        lr_max: None takes 0.1 for Adam and AdamW, and 10 for SGD and Muon, which train at higher rates.
+
+    Raises:
+        CifarkitError: the curve does not support the rule.
+    """
+    if lr_max is None:
+        lr_max = 0.1 if recipe.optimizer.startswith("adam") else 10.0
+    device = torch.device(hardware.device)
+    torch.manual_seed(seed)
+    network = build_network(recipe, data).to(device)
+    batches = train_loader(
+        data.train,
+        find_policy(recipe.policy),
+        data.preprocessing,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        device=device,
+    )
+    lrs, losses, diverged = range_test(
+        network, batches, recipe, lr_min=lr_min, lr_max=lr_max, steps=steps, on_step=on_step
+    )
+    rules = suggest(lrs, losses)
+    return LrCurve(
+        dataset=data.name,
+        model=recipe.model,
+        optimizer=recipe.optimizer,
+        lrs=tuple(lrs),
+        losses=tuple(losses),
+        smoothed=tuple(smooth(losses)),
+        rules=rules,
+        rule=rule,
+        suggestion=choose(rules, rule),
+        diverged=diverged,
+    )
 
 
 def range_test(
@@ -47,7 +103,7 @@ def range_test(
     """
     check_range(lr_min, lr_max, steps)
     trial = copy.deepcopy(network).train()
-    optimizer = build_optimizer(recipe.optimizer, trial, 1.0, recipe.weight_decay)
+    optimizer = build_optimizer(recipe.optimizer, trial, 1.0, recipe.weight_decay, recipe.batch_size)
     ratios = [group["lr"] for group in optimizer.param_groups]
     lrs: list[float] = []
     losses: list[float] = []
@@ -66,7 +122,7 @@ def range_test(
         if not math.isfinite(losses[-1]) or curve[-1] > DIVERGENCE * min(curve):
             return lrs, losses, True
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return lrs, losses, False
 

@@ -51,10 +51,11 @@ class Classifier(pl.LightningModule):
         return loss
 
     def train_side(self) -> int:
-        """Side in pixels of this epoch's training images."""
+        """Side in pixels of this step's training images."""
         parts = self.recipe.image_scale
-        part = self.current_epoch * len(parts) // max(1, self.recipe.epochs)
-        return max(8, round(self.side * parts[min(part, len(parts) - 1)]))
+        part = min(int(self.global_step) * len(parts) // max(1, self.total_steps), len(parts) - 1)
+        side: int = max(8, round(self.side * parts[part]))
+        return side
 
     def on_validation_epoch_start(self) -> None:
         self.val_totals.reset()
@@ -70,7 +71,11 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, object]:
         assert self.recipe.lr is not None
         optimizer = build_optimizer(
-            self.recipe.optimizer, self.network, self.recipe.lr, self.recipe.weight_decay
+            self.recipe.optimizer,
+            self.network,
+            self.recipe.lr,
+            self.recipe.weight_decay,
+            self.recipe.batch_size,
         )
         scheduler = self.recipe.schedule.build(optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,206 +1,32 @@
-"""What the commands do, between the rooms below and the command line above: values in, records out."""
+"""Records with their figures and files: what a run holds under ``figures/`` and ``reports/``."""
 
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cifarkit import figures, tracking
+from cifarkit import figures
 from cifarkit.analysis import gradcam
 from cifarkit.analysis.evaluate import evaluate
-from cifarkit.analysis.misclassified import SORTS, class_index, find_mistakes, to_csv
-from cifarkit.analysis.predictions import Predictions, predict
+from cifarkit.analysis.misclassified import find_mistakes, to_csv
+from cifarkit.analysis.predictions import Predictions
+from cifarkit.augment.batched import Batched
 from cifarkit.augment.policies import find_policy
-from cifarkit.data.datasets import Dataset, find_dataset
 from cifarkit.data.folder import read_image
 from cifarkit.data.image_set import ImageSet
-from cifarkit.data.loading import load_split, load_splits
-from cifarkit.errors import CheckpointError, CifarkitError, UnknownName, UsageError
-from cifarkit.models import check_size
-from cifarkit.pipeline import Preprocessing, as_tensors, train_loader
+from cifarkit.pipeline import Preprocessing, as_tensors
 from cifarkit.recipes import Recipe
-from cifarkit.results import (
-    CamResult,
-    CamRow,
-    Evaluation,
-    FitResult,
-    LrCurve,
-    Misclassified,
-    to_dict,
-    to_json,
-)
-from cifarkit.training import lr_find
-from cifarkit.training.checkpoints import Checkpoint, Story, load_checkpoint
-from cifarkit.training.fit import Data, build_network, preprocessing_for
-from cifarkit.training.hardware import Hardware
+from cifarkit.results import CamResult, CamRow, Evaluation, FitResult, Misclassified, to_dict, to_json
+from cifarkit.subjects import Progress, Subject, positions
+from cifarkit.training.data import Data
 
 FIGURE_IMAGES = 20
-MIN_STEPS_PER_EPOCH = 8
-RANGE_TEST_STEPS = 100
-
-Progress = Callable[[int, int], None]
-
-
-# -- data and recipe ------------------------------------------------------------------------------
-
-
-def load_data(dataset: Dataset, data_dir: Path, *, val_size: int = 0, seed: int = 0) -> Data:
-    """The splits of a data set with their preprocessing.
-
-    Raises:
-        DataError: files are missing, damaged or altered.
-        UsageError: ``val_size`` does not fit.
-    """
-    splits = load_splits(dataset, data_dir, val_size, seed)
-    preprocessing = preprocessing_for(splits.train, *dataset.mean_std(splits.train))
-    return Data(dataset.name, splits.train, splits.val, preprocessing, val_size, splits.train.image_shape[1])
-
-
-def fit_batch_to_data(recipe: Recipe, images: int) -> Recipe:
-    """The recipe with a batch small enough for a few steps per epoch, where its own would be too large
-    for the data; ask for a batch size to have exactly that one."""
-    if images >= MIN_STEPS_PER_EPOCH * recipe.batch_size:
-        return recipe
-    return replace(recipe, batch_size=max(1, images // MIN_STEPS_PER_EPOCH))
-
-
-def check_model_fits(recipe: Recipe, data: Data) -> None:
-    """That the network takes images of this size, and of the smallest size that training shrinks them to.
-
-    Raises:
-        UsageError: it does not.
-    """
-    channels, side, _ = data.preprocessing.image_shape
-    smallest = max(8, round(side * min(recipe.image_scale)))
-    check_size(recipe.model, (channels, smallest, smallest))
-
-
-def range_test(
-    recipe: Recipe,
-    data: Data,
-    hardware: Hardware,
-    *,
-    seed: int,
-    lr_min: float = 1e-7,
-    lr_max: float | None = None,
-    steps: int = RANGE_TEST_STEPS,
-    rule: str = "steepest",
-    on_step: Callable[[int, float, float], None] = lambda step, lr, loss: None,
-) -> LrCurve:
-    """Run a learning-rate range test with a recipe's own model, data, batch and optimiser.
-
-    Args:
-        lr_max: None takes 0.1 for Adam and AdamW, and 10 for SGD and Muon, which train at higher rates.
-
-    Raises:
-        CifarkitError: the curve does not support the rule.
-    """
-    if lr_max is None:
-        lr_max = 0.1 if recipe.optimizer.startswith("adam") else 10.0
-    device = torch.device(hardware.device)
-    torch.manual_seed(seed)
-    network = build_network(recipe, data).to(device)
-    batches = train_loader(
-        data.train,
-        find_policy(recipe.policy),
-        data.preprocessing,
-        batch_size=recipe.batch_size,
-        seed=seed,
-        device=device,
-    )
-    lrs, losses, diverged = lr_find.range_test(
-        network, batches, recipe, lr_min=lr_min, lr_max=lr_max, steps=steps, on_step=on_step
-    )
-    rules = lr_find.suggest(lrs, losses)
-    return LrCurve(
-        dataset=data.name,
-        model=recipe.model,
-        optimizer=recipe.optimizer,
-        lrs=tuple(lrs),
-        losses=tuple(losses),
-        smoothed=tuple(lr_find.smooth(losses)),
-        rules=rules,
-        rule=rule,
-        suggestion=lr_find.choose(rules, rule),
-        diverged=diverged,
-    )
-
-
-# -- what is analysed -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A trained network and the images it is asked about."""
-
-    checkpoint: Checkpoint
-    images: ImageSet
-    run_id: str | None = None
-
-    @property
-    def story(self) -> Story:
-        return self.checkpoint.story
-
-    @property
-    def label(self) -> str:
-        return f"{self.story.dataset} {self.images.split}, {self.story.settings['model']}"
-
-    def predict(
-        self, *, tta: bool = False, device: str = "cpu", on_batch: Progress = lambda d, t: None
-    ) -> Predictions:
-        return predict(
-            self.checkpoint.network,
-            self.images,
-            self.story.preprocessing,
-            tta=tta,
-            device=torch.device(device),
-            on_batch=on_batch,
-        )
-
-
-def open_subject(
-    path: Path,
-    data_dir: Path,
-    *,
-    split: str | None = None,
-    dataset: str | None = None,
-    run_id: str | None = None,
-) -> Subject:
-    """A checkpoint with the images of one split.
-
-    Args:
-        split: ``train``, ``val`` or ``test``; None takes the split its validation numbers come from.
-        dataset: None takes the one it was trained on.
-
-    Raises:
-        CheckpointError: damaged, or the data set has other classes or other image shapes.
-    """
-    checkpoint = load_checkpoint(path)
-    story = checkpoint.story
-    source = find_dataset(dataset or story.dataset, story.image_size)
-    images = load_split(source, data_dir, split or story.val_split, story.val_size, story.seed)
-    trained = story.preprocessing
-    if images.classes != trained.classes or images.image_shape != trained.image_shape:
-        raise CheckpointError(
-            f"{path} was trained on {story.dataset} ({len(trained.classes)} classes, "
-            f"{_shape(trained.image_shape)}), not on {source.name} ({len(images.classes)} classes, "
-            f"{_shape(images.image_shape)})"
-        )
-    return Subject(checkpoint, images, run_id)
-
-
-def _shape(image_shape: tuple[int, int, int]) -> str:
-    return " x ".join(map(str, image_shape))
-
-
-# -- reports: records with their figures ----------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -280,22 +106,6 @@ def report_mistakes(
     )
     out.report("misclassified.json", to_json(result))
     return result
-
-
-def positions(images: ImageSet, indices: Sequence[int]) -> list[int]:
-    """Where the images with these published indices are.
-
-    Raises:
-        UsageError: an index is not in the split.
-    """
-    where = {int(index): at for at, index in enumerate(images.indices)}
-    missing = [str(index) for index in indices if index not in where]
-    if missing:
-        raise UsageError(
-            f"no image {', '.join(missing)} in the {images.split} split of {images.name} "
-            f"({len(images)} images, {images.indices.min()} to {images.indices.max()})"
-        )
-    return [where[index] for index in indices]
 
 
 @dataclass(frozen=True)
@@ -420,29 +230,6 @@ def report_cams(
     return result
 
 
-# -- checks that cost nothing, before what takes long -------------------------------------------------
-
-
-def check_choices(subject: Subject, sort: str, *classes: str | None) -> None:
-    """Raises: UnknownName."""
-    if sort not in SORTS:
-        raise UnknownName("sort order", sort, SORTS)
-    for name in classes:
-        if name is not None:
-            class_index(subject.story.preprocessing.classes, name)
-
-
-def check_cam(subject: Subject, method: str, layer: str | None) -> None:
-    """Raises: UnknownName, UsageError."""
-    if method not in gradcam.METHODS:
-        raise UnknownName("method", method, gradcam.METHODS)
-    one = torch.zeros(1, *subject.story.preprocessing.image_shape)
-    gradcam.find_layer(subject.checkpoint.network, one, layer)
-
-
-# -- looking at data ----------------------------------------------------------------------------------
-
-
 def preview_figure(
     images: ImageSet,
     preprocessing: Preprocessing,
@@ -458,8 +245,6 @@ def preview_figure(
     The images are spread evenly over the split; the augmentation is the one that training with this
     seed would draw in its first epochs.
     """
-    from cifarkit.augment.batched import Batched
-
     at = np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)
     some = images.take(at)
     pixels, _ = as_tensors(some)
@@ -500,27 +285,3 @@ def report_training(
     )
     out.figure("augmentation", drawn)
     out.report("history.json", json.dumps([to_dict(row) for row in result.rows], indent=2))
-
-
-# -- runs -----------------------------------------------------------------------------------------
-
-
-def checkpoint_of_run(client: Any, run: Any, folder: Path, name: str = "best") -> Path:
-    """A run's checkpoint, copied into ``folder``.
-
-    Raises:
-        TrackingError: the run holds none.
-    """
-    return tracking.fetch_artifact(client, run.info.run_id, f"checkpoints/{name}.ckpt", folder)
-
-
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder that goes away.
-
-    Raises:
-        CifarkitError: there is no room for one.
-    """
-    try:
-        return tempfile.TemporaryDirectory(prefix="cifarkit-")
-    except OSError as error:
-        raise CifarkitError(f"no temporary folder can be made ({error.strerror}); set TMPDIR") from error

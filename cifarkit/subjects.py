@@ -1,0 +1,144 @@
+"""A trained network and the images it is asked about, from a checkpoint file or out of a run."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifarkit import tracking
+from cifarkit.analysis import gradcam
+from cifarkit.analysis.misclassified import SORTS, class_index
+from cifarkit.analysis.predictions import Predictions, predict
+from cifarkit.data.datasets import find_dataset
+from cifarkit.data.image_set import ImageSet
+from cifarkit.data.loading import load_split
+from cifarkit.errors import CheckpointError, CifarkitError, UnknownName, UsageError
+from cifarkit.training.checkpoints import Checkpoint, Story, load_checkpoint
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network and the images it is asked about."""
+
+    checkpoint: Checkpoint
+    images: ImageSet
+    run_id: str | None = None
+
+    @property
+    def story(self) -> Story:
+        return self.checkpoint.story
+
+    @property
+    def label(self) -> str:
+        return f"{self.story.dataset} {self.images.split}, {self.story.settings['model']}"
+
+    def predict(
+        self, *, tta: bool = False, device: str = "cpu", on_batch: Progress = lambda d, t: None
+    ) -> Predictions:
+        return predict(
+            self.checkpoint.network,
+            self.images,
+            self.story.preprocessing,
+            tta=tta,
+            device=torch.device(device),
+            on_batch=on_batch,
+        )
+
+
+def open_subject(
+    path: Path,
+    data_dir: Path,
+    *,
+    split: str | None = None,
+    dataset: str | None = None,
+    run_id: str | None = None,
+) -> Subject:
+    """A checkpoint with the images of one split.
+
+    Args:
+        split: ``train``, ``val`` or ``test``; None takes the split its validation numbers come from.
+        dataset: None takes the one it was trained on.
+
+    Raises:
+        CheckpointError: damaged, or the data set has other classes or other image shapes.
+    """
+    checkpoint = load_checkpoint(path)
+    story = checkpoint.story
+    source = find_dataset(dataset or story.dataset, story.image_size)
+    images = load_split(source, data_dir, split or story.val_split, story.val_size, story.seed)
+    trained = story.preprocessing
+    if images.classes != trained.classes or images.image_shape != trained.image_shape:
+        raise CheckpointError(
+            f"{path} was trained on {story.dataset} ({len(trained.classes)} classes, "
+            f"{_shape(trained.image_shape)}), not on {source.name} ({len(images.classes)} classes, "
+            f"{_shape(images.image_shape)})"
+        )
+    return Subject(checkpoint, images, run_id)
+
+
+def _shape(image_shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, image_shape))
+
+
+def positions(images: ImageSet, indices: Sequence[int]) -> list[int]:
+    """Where the images with these published indices are.
+
+    Raises:
+        UsageError: an index is not in the split.
+    """
+    where = {int(index): at for at, index in enumerate(images.indices)}
+    missing = [str(index) for index in indices if index not in where]
+    if missing:
+        raise UsageError(
+            f"no image {', '.join(missing)} in the {images.split} split of {images.name} "
+            f"({len(images)} images, {images.indices.min()} to {images.indices.max()})"
+        )
+    return [where[index] for index in indices]
+
+
+def checkpoint_of_run(client: Any, run: Any, folder: Path, name: str = "best") -> Path:
+    """A run's checkpoint, copied into ``folder``.
+
+    Raises:
+        TrackingError: the run holds none.
+    """
+    return tracking.fetch_artifact(client, run.info.run_id, f"checkpoints/{name}.ckpt", folder)
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder that goes away.
+
+    Raises:
+        CifarkitError: there is no room for one.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="cifarkit-")
+    except OSError as error:
+        raise CifarkitError(f"no temporary folder can be made ({error.strerror}); set TMPDIR") from error
+
+
+# -- checks that cost nothing, before what takes long ---------------------------------------------
+
+
+def check_choices(subject: Subject, sort: str, *classes: str | None) -> None:
+    """Raises: UnknownName."""
+    if sort not in SORTS:
+        raise UnknownName("sort order", sort, SORTS)
+    for name in classes:
+        if name is not None:
+            class_index(subject.story.preprocessing.classes, name)
+
+
+def check_cam(subject: Subject, method: str, layer: str | None) -> None:
+    """Raises: UnknownName, UsageError."""
+    if method not in gradcam.METHODS:
+        raise UnknownName("method", method, gradcam.METHODS)
+    one = torch.zeros(1, *subject.story.preprocessing.image_shape)
+    gradcam.find_layer(subject.checkpoint.network, one, layer)

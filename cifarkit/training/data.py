@@ -1,0 +1,92 @@
+"""What a training works on: splits with their preprocessing, and a recipe and network that suit them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from cifarkit.data.datasets import Dataset
+from cifarkit.data.image_set import ImageSet
+from cifarkit.data.loading import load_splits
+from cifarkit.models import build_model, check_size
+from cifarkit.pipeline import Preprocessing
+from cifarkit.recipes import Recipe
+
+MIN_STEPS_PER_EPOCH = 8
+INITIALISING_IMAGES = 5000
+
+
+@runtime_checkable
+class Initialised(Protocol):
+    """A network that wants to see normalised training images (N, C, H, W) before the first step."""
+
+    def initialise(self, images: Tensor) -> None: ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits a training sees, and how their images become network input.
+
+    Attributes:
+        name: data set name or ``folder:PATH``.
+        val: held-out training images (split ``val``) or the test split.
+        image_size: side that folder images were resized to; 0 for the named sets.
+    """
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    preprocessing: Preprocessing
+    val_size: int = 0
+    image_size: int = 0
+
+
+def load_data(dataset: Dataset, data_dir: Path, *, val_size: int = 0, seed: int = 0) -> Data:
+    """The splits of a data set with their preprocessing.
+
+    Raises:
+        DataError: files are missing, damaged or altered.
+        UsageError: ``val_size`` does not fit.
+    """
+    splits = load_splits(dataset, data_dir, val_size, seed)
+    preprocessing = preprocessing_for(splits.train, *dataset.mean_std(splits.train))
+    return Data(dataset.name, splits.train, splits.val, preprocessing, val_size, splits.train.image_shape[1])
+
+
+def preprocessing_for(train: ImageSet, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
+    """The preprocessing of a data set with these channel statistics."""
+    return Preprocessing(tuple(map(float, mean)), tuple(map(float, std)), train.image_shape, train.classes)
+
+
+def fit_batch_to_data(recipe: Recipe, images: int) -> Recipe:
+    """The recipe with a batch small enough for a few steps per epoch, where its own would be too large
+    for the data; ask for a batch size to have exactly that one."""
+    if images >= MIN_STEPS_PER_EPOCH * recipe.batch_size:
+        return recipe
+    return replace(recipe, batch_size=max(1, images // MIN_STEPS_PER_EPOCH))
+
+
+def check_model_fits(recipe: Recipe, data: Data) -> None:
+    """That the network takes images of this size, and of the smallest size that training shrinks them to.
+
+    Raises:
+        UsageError: it does not.
+    """
+    channels, side, _ = data.preprocessing.image_shape
+    smallest = max(8, round(side * min(recipe.image_scale)))
+    check_size(recipe.model, (channels, smallest, smallest))
+
+
+def build_network(recipe: Recipe, data: Data) -> nn.Module:
+    """The recipe's network for these images, initialised from PyTorch's generator and, where the network
+    asks for it, from training images."""
+    network = build_model(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
+    if isinstance(network, Initialised):
+        some = torch.from_numpy(data.train.images[:: max(1, len(data.train) // INITIALISING_IMAGES)])
+        network.initialise(data.preprocessing(some.permute(0, 3, 1, 2)))
+    return network
