@@ -176,7 +176,7 @@ class LrCurve:
     Attributes:
         lrs: learning rate of each step, ascending.
         losses: training loss of each step, before its update.
-        smoothed: bias-corrected exponential moving average of ``losses``.
+        smoothed: two-sided exponential average of ``losses``.
         rules: what each rule suggests; None where the curve does not support the rule.
         rule: the rule asked for.
         suggestion: the learning rate that rule gives.

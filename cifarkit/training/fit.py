@@ -24,7 +24,7 @@ from cifarkit.results import EpochRow, FitResult
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
 from cifarkit.training.checkpoints import Story, StoryKeeper, read_story
 from cifarkit.training.data import Data, build_network
-from cifarkit.training.hardware import Hardware
+from cifarkit.training.hardware import Hardware, reuse_freed_memory
 from cifarkit.training.module import Classifier
 
 
@@ -59,6 +59,7 @@ def fit(
     """
     if recipe.batch_size % hardware.world_size:
         raise UsageError(f"the batch size must be a multiple of the {hardware.world_size} devices")
+    reuse_freed_memory()
     torch.manual_seed(mix(seed) % 2**63)
     story = _story(recipe, data, hardware, seed, target_acc)
     if resume:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import platform
 from dataclasses import dataclass
 
@@ -65,6 +67,20 @@ def has_native_bf16(device: str) -> bool:
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def reuse_freed_memory() -> None:
+    """Tell glibc to keep large freed blocks instead of returning them to the system.
+
+    Every step frees and allocates the same activations of some 100 MB; mapped anew each time, their
+    pages are zeroed by the kernel first, which cost a fifth of a CPU training's time. Elsewhere than on
+    glibc nothing happens.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(m_mmap_threshold, 2**30)
+        mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def choose_hardware(gpus: int | None, nodes: int = 1, precision: str = "auto") -> Hardware:

@@ -1,0 +1,353 @@
+"""Running cifarkit as a person or a script would, and looking at what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import TypeAdapter
+
+from cifarkit.results import to_dict
+
+BIN = Path(sys.executable).parent
+COMMAND = (sys.executable, "-m", "cifarkit")
+PATIENCE_SECONDS = 240
+
+# Every file that a fit leaves in its run.
+ARTIFACTS = {
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "model/MLmodel",
+    "summary.txt",
+    *(
+        f"figures/{name}.png"
+        for name in (
+            "augmentation",
+            "calibration",
+            "confusion_matrix",
+            "curves",
+            "examples",
+            "gradcam",
+            "learning_rate",
+            "misclassified",
+            "per_class",
+        )
+    ),
+    *(
+        f"reports/{name}"
+        for name in (
+            "evaluation.json",
+            "fit.json",
+            "gradcam.json",
+            "history.json",
+            "misclassified.csv",
+            "misclassified.json",
+        )
+    ),
+}
+EPOCH_METRICS = (
+    "train/loss",
+    "train/acc",
+    "val/loss",
+    "val/acc",
+    "lr",
+    "images_per_second",
+    "epoch_seconds",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The one line on stdout."""
+        assert self.out.endswith("\n"), self.out
+        assert self.out.count("\n") == 1, self.out
+        return self.out.strip()
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+    def succeeded(self) -> Outcome:
+        assert self.code == 0, self.err
+        assert "\x1b" not in self.err + self.out
+        assert "Traceback" not in self.err
+        assert "Warning" not in self.err, self.err
+        return self
+
+    def failed(self, code: int, *parts: str) -> Outcome:
+        """With this exit code and one line that holds all the parts, as the last thing on stderr."""
+        assert self.code == code, self.err
+        assert len(self.errors) == 1, self.err
+        assert self.err.splitlines()[-1] == self.errors[0]
+        assert "Traceback" not in self.err
+        assert "unexpected" not in self.errors[0]
+        missing = [part for part in parts if part.lower() not in self.errors[0].lower()]
+        assert not missing, self.errors[0]
+        return self
+
+    def validated(self, record: type) -> dict[str, Any]:
+        """The JSON on stdout: of this record's types, without a field too many or too few."""
+        assert to_dict(TypeAdapter(record).validate_json(self.out, strict=True)) == self.data
+        return self.data
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment without what would change cifarkit's defaults."""
+    unwanted = ("CIFARKIT_", "MLFLOW_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS", "LINES")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
+    # Two threads per process on a busy machine with two cores wait for each other more than they compute.
+    return kept | {"COLUMNS": "100", "OMP_NUM_THREADS": "1"} | more
+
+
+def run(arguments: Sequence[str], folder: Path, **variables: str) -> Outcome:
+    """One command in a process of its own, with pipes for stdout and stderr."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def shell(script: str, folder: Path, **variables: str) -> Outcome:
+    """A script in which ``cifarkit`` is this environment's."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", script],
+        cwd=folder,
+        env=environment(PATH=path, **variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True)
+class Screen(Outcome):
+    """What a command came to on a terminal; ``err`` is everything the terminal was sent.
+
+    Attributes:
+        settings_kept: the terminal's modes are as they were.
+    """
+
+    settings_kept: bool = True
+
+
+def run_on_terminal(
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    signal_after: tuple[str, signal.Signals] | None = None,
+    **variables: str,
+) -> Screen:
+    """One command whose stderr and stdin are a terminal and whose stdout is a pipe.
+
+    Args:
+        signal_after: send this signal once this text has been on the screen.
+    """
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=environment(TERM="xterm-256color", **variables),
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+    )
+    shown = b""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            # The slave stays open here, so that its modes can be read at the end: no EOF ends this loop.
+            if select.select([master], [], [], 0.1)[0]:
+                shown += os.read(master, 65536)
+            elif process.poll() is not None:
+                break
+            if signal_after and signal_after[0].encode() in shown:
+                process.send_signal(signal_after[1])
+                signal_after = None
+        out, _ = process.communicate(timeout=10)
+        after = termios.tcgetattr(slave)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+        os.close(slave)
+    screen = shown.decode().replace("\r\n", "\n")
+    return Screen(process.returncode, out.decode(), screen, settings_kept=before == after)
+
+
+def run_until(
+    arguments: Sequence[str],
+    folder: Path,
+    found: Callable[[str], bool],
+    number: signal.Signals,
+    **variables: str,
+) -> Outcome:
+    """One command that gets a signal after the first line on stderr that ``found`` knows."""
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=environment(**variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    seen = ""
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            seen += line
+            if found(line):
+                process.send_signal(number)
+                break
+        out, rest = process.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    return Outcome(process.returncode, out, seen + rest)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder with an MLflow store in it, as a bare ``cifarkit fit`` makes one."""
+
+    folder: Path
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.folder}/mlflow.db"
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """The answer of the store's database; nothing where there is none."""
+        if not (self.folder / "mlflow.db").exists():
+            return []
+        connection = sqlite3.connect(self.folder / "mlflow.db", timeout=30)
+        try:
+            return connection.execute(query).fetchall()
+        except sqlite3.OperationalError as error:
+            assert "no such table" in str(error)
+            return []
+        finally:
+            connection.close()
+
+    @property
+    def statuses(self) -> list[str]:
+        """Of all runs, the oldest first."""
+        return [status for (status,) in self.rows("SELECT status FROM runs ORDER BY start_time")]
+
+    @property
+    def run_ids(self) -> list[str]:
+        return [run_id for (run_id,) in self.rows("SELECT run_uuid FROM runs ORDER BY start_time")]
+
+    def copy(self, folder: Path) -> Store:
+        """The same runs with artifacts of their own."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        connection = sqlite3.connect(folder / "mlflow.db")
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(self.folder), str(folder))
+            )
+        connection.commit()
+        connection.close()
+        return Store(folder)
+
+
+@dataclass(frozen=True)
+class Trained(Store):
+    """A store with one finished fit on digits."""
+
+    run_id: str
+
+    def copy(self, folder: Path) -> Trained:
+        return Trained(super().copy(folder).folder, self.run_id)
+
+    @property
+    def artifacts(self) -> Path:
+        ((place,),) = self.rows(f"SELECT artifact_uri FROM runs WHERE run_uuid = '{self.run_id}'")
+        return Path(place)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.artifacts / "checkpoints" / "best.ckpt"
+
+    def report(self, name: str) -> Any:
+        return json.loads((self.artifacts / "reports" / name).read_text(encoding="utf-8"))
+
+
+def history(client: Any, run_id: str, key: str) -> list[tuple[int, float]]:
+    """(step, value) of one metric, as recorded."""
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
+
+
+def artifact_names(client: Any, run_id: str, folder: str | None = None) -> set[str]:
+    """Every file of a run by its path."""
+    names: set[str] = set()
+    for entry in client.list_artifacts(run_id, folder):
+        names |= artifact_names(client, run_id, entry.path) if entry.is_dir else {entry.path}
+    return names
+
+
+def is_picture(path: Path) -> bool:
+    """Whether this is a whole PNG of a size worth looking at."""
+    with Image.open(path) as image:
+        image.load()
+        return image.format == "PNG" and min(image.size) >= 100
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Files that something began to write and did not finish."""
+    return [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.suffix in (".tmp", ".part") or (path.suffix == ".png" and not is_picture(path))
+    ]
+
+
+def colour_folder(root: Path, classes: Mapping[str, tuple[int, int, int]], images: int, side: int) -> Path:
+    """Class folders of noisy one-colour PNG images, easy to tell apart."""
+    draws = np.random.default_rng(0)
+    for name, colour in classes.items():
+        (root / name).mkdir(parents=True)
+        for i in range(images):
+            pixels = np.clip(np.array(colour) + draws.integers(-30, 31, (side, side, 3)), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i:02}.png")
+    return root
+
+
+COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}

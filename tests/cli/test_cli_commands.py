@@ -1,0 +1,317 @@
+"""Every command once as it is meant to be used: its line, its figure, its JSON, its silence."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from cli_harness import Outcome, Trained, is_picture
+from PIL import Image
+
+from cifarkit import results
+from cifarkit.augment.policies import POLICIES
+from cifarkit.data.image_set import ImageSet
+from cifarkit.models import MODELS
+from cifarkit.recipes import RECIPES
+
+Cli = Callable[..., Outcome]
+Picture = Callable[[Outcome], Path]
+
+
+def is_path(line: str) -> bool:
+    return Path(line).exists()
+
+
+def is_figure(line: str) -> bool:
+    return is_picture(Path(line))
+
+
+def is_share(line: str) -> bool:
+    return 0.5 < float(line) <= 1 and len(line) == 6
+
+
+def is_rate(line: str) -> bool:
+    return 0 < float(line) < 1
+
+
+COMMANDS = {
+    "data download": (["digits"], results.DataPath, is_path),
+    "data verify": (["digits"], results.VerifyReport, "ok".__eq__),
+    "data preview": (["digits", "--count", "2", "--rows", "1"], results.PreviewResult, is_figure),
+    "summary": (["small-cnn", "--image-size", "8", "--channels", "1"], results.ModelTable, str.isdigit),
+    "lr-find": (["--dataset", "digits", "--steps", "60"], results.LrCurve, is_rate),
+    "eval": ([], results.Evaluation, is_share),
+    "misclassified": (["--limit", "2"], results.Misclassified, is_figure),
+    "gradcam": (["--limit", "2"], results.CamResult, is_figure),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_stdout_is_the_documented_line(command: str, cli: Cli, trained: Trained) -> None:
+    arguments, _, is_right = COMMANDS[command]
+    outcome = cli(*command.split(), *arguments, store=trained).succeeded()
+    assert is_right(outcome.line), outcome.line
+    assert outcome.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_quiet_json_is_the_record_and_nothing_else(command: str, cli: Cli, trained: Trained) -> None:
+    arguments, record, _ = COMMANDS[command]
+    outcome = cli(*command.split(), *arguments, "--json", "--quiet", store=trained).succeeded()
+    outcome.validated(record)
+    assert outcome.err == ""
+
+
+# -- the table commands ---------------------------------------------------------------------------
+
+
+def test_recipes_lists_the_names(cli: Cli) -> None:
+    outcome = cli("recipes").succeeded()
+    assert outcome.out.split("\n") == [*RECIPES, ""]
+
+
+def test_recipes_as_json(cli: Cli) -> None:
+    outcome = cli("recipes", "--json", "--quiet").succeeded()
+    table = outcome.validated(results.RecipeTable)
+    assert [row["name"] for row in table["recipes"]] == list(RECIPES)
+    assert outcome.err == ""
+
+
+def test_stats_is_a_table_a_script_can_cut(cli: Cli, digits: ImageSet) -> None:
+    outcome = cli("data", "stats", "digits").succeeded()
+    table = dict(line.split("\t") for line in outcome.out.splitlines())
+    assert table["dataset"] == "digits"
+    assert table["image_shape"] == "1x8x8"
+    assert table["train.samples"] == str(len(digits))
+    assert table["train.fingerprint"] == digits.fingerprint()
+    assert {table[f"test.class.{name}"] for name in "0123456789"} <= {"35", "36", "37"}
+
+
+def test_stats_as_json(cli: Cli, digits: ImageSet) -> None:
+    stats = cli("data", "stats", "digits", "--json", "--quiet").succeeded().validated(results.DataStats)
+    train, test = stats["splits"]
+    assert (train["samples"], test["samples"]) == (1437, 360)
+    assert train["class_counts"] == digits.class_counts()
+
+
+# -- data and models ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_preview_of_every_policy(policy: str, cli: Cli, picture: Picture) -> None:
+    picture(cli("data", "preview", "digits", "--policy", policy, "--count", "2", "--rows", "1"))
+    stages = cli("data", "preview", "digits", "--policy", policy, "--count", "2", "--stages")
+    assert "stages" in picture(stages).name
+
+
+def test_preview_of_the_test_split(cli: Cli, unseen_digits: ImageSet) -> None:
+    outcome = cli("data", "preview", "digits", "--split", "test", "--count", "3", "--json")
+    preview = outcome.succeeded().validated(results.PreviewResult)
+    assert preview["split"] == "test"
+    assert set(preview["indices"]) <= {int(i) for i in unseen_digits.indices}
+
+
+def test_preview_goes_where_output_says(cli: Cli, picture: Picture, tmp_path: Path) -> None:
+    path = picture(cli("data", "preview", "digits", "--output", "deep/er", "--count", "1", "--rows", "1"))
+    assert path.parent == tmp_path / "deep" / "er"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_summary_of_every_model(model: str, cli: Cli) -> None:
+    outcome = cli("summary", model, "--json").succeeded()
+    table = outcome.validated(results.ModelTable)
+    assert table["flops"] > 1e6
+    assert table["size_bytes"] == 4 * table["parameters"]
+    assert len(table["rows"]) > 5
+    assert "FLOPs" in outcome.err
+
+
+def test_summary_of_the_original_network(cli: Cli) -> None:
+    assert cli("summary", "custom-resnet").succeeded().line == "6573130"
+
+
+def test_summary_depth_shortens_the_table(cli: Cli) -> None:
+    rows = [len(cli("summary", "small-cnn", "--depth", d, "--json").data["rows"]) for d in (1, 2)]
+    assert 0 < rows[0] < rows[1]
+
+
+def test_lr_find_records_a_run(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("lr-find", "--dataset", "digits", "--steps", "50", "--rule", "valley", "--json")
+    curve = outcome.succeeded().validated(results.LrCurve)
+    assert curve["suggestion"] == curve["rules"]["valley"]
+    assert sorted(curve["lrs"]) == curve["lrs"]
+    assert len(curve["lrs"]) == len(curve["losses"]) == len(curve["smoothed"])
+    assert is_picture(tmp_path / curve["figure"])
+    (run,) = mlflow.MlflowClient().search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["cifarkit.kind"] == "lr-find"
+    assert run.data.metrics["suggested_lr"] == pytest.approx(curve["suggestion"])
+
+
+# -- a trained network ----------------------------------------------------------------------------
+
+
+def test_a_figure_of_the_run_that_fit_just_made(first_fit: tuple[Path, Outcome]) -> None:
+    folder, outcome = first_fit
+    assert outcome.code == 0, (folder / "fit.err").read_text() + outcome.err
+    assert is_picture(folder / outcome.line)
+    assert "\x1b" not in outcome.err
+    run_id = (folder / "fit.out").read_text()
+    assert len(run_id) == 33
+    assert run_id[:8] in outcome.line
+
+
+def test_fit_tells_of_every_epoch_in_plain_lines(first_fit: tuple[Path, Outcome]) -> None:
+    text = (first_fit[0] / "fit.err").read_text()
+    assert "\x1b" not in text
+    assert "Warning" not in text
+    table = text[text.index("epoch ") :].splitlines()
+    assert [line.split()[0] for line in table[1:3]] == ["1", "2"]
+
+
+def test_run_by_id_prefix_last_best_and_checkpoint_agree(cli: Cli, trained: Trained) -> None:
+    full = cli("eval", "--run", trained.run_id, "--json", store=trained).validated(results.Evaluation)
+    for reference in (trained.run_id[:7], "last", "best"):
+        again = cli("eval", "--run", reference, "--json", "--quiet", store=trained)
+        assert again.validated(results.Evaluation) == full
+    file = cli("eval", "--checkpoint", trained.checkpoint, "--json", "--quiet")
+    assert file.validated(results.Evaluation) == full | {"run_id": None}
+
+
+def test_a_checkpoint_needs_no_mlflow(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    for command in ("eval", "misclassified", "gradcam"):
+        cli(command, "--checkpoint", trained.checkpoint).succeeded()
+    assert not (tmp_path / "mlflow.db").exists()
+    assert {p.name for p in (tmp_path / "figures" / "best").glob("*.png")} >= {
+        "confusion_matrix.png",
+        "misclassified.png",
+        "gradcam.png",
+    }
+
+
+def test_best_is_the_most_accurate_and_last_the_latest(cli: Cli, own_trained: Trained) -> None:
+    client = mlflow.MlflowClient(own_trained.uri)
+    for accuracy in (1.0, 0.1):
+        run = client.create_run("1", tags={"cifarkit.kind": "fit"})
+        client.log_metric(run.info.run_id, "best_val_acc", accuracy)
+        client.set_terminated(run.info.run_id)
+    best, last = own_trained.run_ids[1:]
+    for reference, run_id in (("best", best), ("last", last)):
+        # These runs hold no checkpoint, and the message says which run was looked at.
+        cli("eval", "--run", reference, store=own_trained).failed(1, run_id[:8], "best.ckpt")
+
+
+def test_eval_says_what_it_measured(cli: Cli, trained: Trained) -> None:
+    scores = cli("eval", "--json", store=trained).succeeded().data
+    confusion = np.array(scores["confusion"])
+    assert (scores["split"], scores["samples"], scores["run_id"]) == ("test", 360, trained.run_id)
+    assert confusion.sum() == 360
+    assert scores["top1"] == pytest.approx(np.trace(confusion) / 360)
+    assert scores["top1"] <= scores["top5"] <= 1
+    assert [c["support"] for c in scores["per_class"]] == confusion.sum(1).tolist()
+    assert sum(b["samples"] for b in scores["calibration"]) == 360
+
+
+def test_eval_on_the_training_split(cli: Cli, trained: Trained) -> None:
+    scores = cli("eval", "--split", "train", "--json", store=trained).succeeded().data
+    assert (scores["split"], scores["samples"]) == ("train", 1437)
+
+
+def test_eval_with_augmented_views(cli: Cli, trained: Trained) -> None:
+    plain = cli("eval", "--json", store=trained).data
+    augmented = cli("eval", "--tta", "--json", store=trained).succeeded()
+    assert augmented.data["tta"] is True
+    assert augmented.data["loss"] != plain["loss"]
+    assert "test-time augmentation" in augmented.err
+
+
+@pytest.mark.parametrize("sort", ["confidence", "loss", "index"])
+def test_misclassified_in_every_order(sort: str, cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    outcome = cli("misclassified", "--sort", sort, "--limit", "3", "--json", store=trained).succeeded()
+    found = outcome.validated(results.Misclassified)
+    values = [mistake[sort] for mistake in found["mistakes"]]
+    assert values == sorted(values, reverse=sort != "index")
+    assert found["shown"] == min(3, len(values))
+    assert found["total_mistakes"] == len(values) > 0
+    assert all(mistake["true_class"] != mistake["pred_class"] for mistake in found["mistakes"])
+    assert is_picture(tmp_path / found["figure"])
+    with (tmp_path / found["csv"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [field.name for field in dataclasses.fields(results.Mistake)]
+    assert [int(row["index"]) for row in rows] == [mistake["index"] for mistake in found["mistakes"]]
+
+
+def test_misclassified_of_one_class(cli: Cli, trained: Trained) -> None:
+    everything = cli("misclassified", "--json", store=trained).data["mistakes"]
+    name = everything[0]["true_class"]
+    other = everything[0]["pred_class"]
+    for flag, field, value in (("--true", "true_class", name), ("--pred", "pred_class", other)):
+        some = cli("misclassified", flag, value, "--json", store=trained).succeeded().data["mistakes"]
+        assert some == [mistake for mistake in everything if mistake[field] == value]
+
+
+def test_no_mistakes_are_a_figure_too(cli: Cli, trained: Trained, picture: Picture) -> None:
+    picture(cli("misclassified", "--true", "1", "--pred", "1", store=trained))
+
+
+@pytest.mark.parametrize("method", ["gradcam", "eigencam", "hirescam"])
+def test_gradcam_by_index(
+    method: str, cli: Cli, trained: Trained, tmp_path: Path, unseen_digits: ImageSet
+) -> None:
+    first, second = (int(i) for i in unseen_digits.indices[[3, 7]])
+    outcome = cli(
+        "gradcam", "--index", first, "--index", second, "--method", method, "--json", store=trained
+    )
+    explained = outcome.succeeded().validated(results.CamResult)
+    assert [row["source"] for row in explained["images"]] == [f"#{first}", f"#{second}"]
+    assert [row["true_class"] for row in explained["images"]] == [
+        unseen_digits.classes[label] for label in unseen_digits.labels[[3, 7]]
+    ]
+    assert explained["method"] == method
+    assert is_picture(tmp_path / explained["figure"])
+
+
+def test_gradcam_of_correct_images(cli: Cli, trained: Trained) -> None:
+    images = cli("gradcam", "--correct", "--limit", "3", "--json", store=trained).succeeded().data["images"]
+    assert len(images) == 3
+    assert all(row["true_class"] == row["pred_class"] for row in images)
+
+
+def test_gradcam_of_mistakes_by_default(cli: Cli, trained: Trained) -> None:
+    images = cli("gradcam", "--limit", "3", "--json", store=trained).succeeded().data["images"]
+    assert all(row["true_class"] != row["pred_class"] for row in images)
+    assert [row["confidence"] for row in images] == sorted((r["confidence"] for r in images), reverse=True)
+
+
+def test_gradcam_at_a_layer(cli: Cli, trained: Trained) -> None:
+    explained = cli("gradcam", "--correct", "--limit", "1", "--layer", "features.0", "--json", store=trained)
+    assert (explained.succeeded().data["layer"], explained.data["map_size"]) == ("features.0", [8, 8])
+
+
+def test_gradcam_of_image_files(
+    cli: Cli, trained: Trained, tmp_path: Path, unseen_digits: ImageSet
+) -> None:
+    Image.fromarray(unseen_digits.images[0, ..., 0]).save(tmp_path / "grey.png")
+    colours = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "photo.jpg")
+    outcome = cli("gradcam", "grey.png", "photo.jpg", "--json", store=trained).succeeded()
+    explained = outcome.validated(results.CamResult)
+    assert [row["source"] for row in explained["images"]] == ["grey.png", "photo.jpg"]
+    assert [row["true_class"] for row in explained["images"]] == [None, None]
+    assert explained["images"][0]["pred_class"] == unseen_digits.classes[unseen_digits.labels[0]]
+    assert is_picture(tmp_path / explained["figure"])
+
+
+def test_later_analyses_are_added_to_the_run(cli: Cli, own_trained: Trained) -> None:
+    for name in ("evaluation.json", "misclassified.csv", "gradcam.json"):
+        (own_trained.artifacts / "reports" / name).unlink()
+    for command in ("eval", "misclassified", "gradcam"):
+        cli(command, "--quiet", store=own_trained).succeeded()
+    for name in ("evaluation.json", "misclassified.csv", "gradcam.json"):
+        assert (own_trained.artifacts / "reports" / name).stat().st_size > 0
+    assert own_trained.statuses == ["FINISHED"]

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from cifarkit.models import build_model
+from cifarkit.models.speednet import SpeedNet
+from cifarkit.optim import build_optimizer
+
+
+def correlated_images(channels: int, count: int = 200, side: int = 12) -> Tensor:
+    """Smooth images whose channels resemble each other, as photographs are."""
+    torch.manual_seed(0)
+    noise = torch.randn(count, channels + 1, side + 2, side + 2)
+    smooth = torch.nn.functional.avg_pool2d(noise, 3, stride=1) * 3
+    return smooth[:, :1] + 0.5 * smooth[:, 1:]
+
+
+@pytest.fixture(params=[1, 3])
+def images(request: pytest.FixtureRequest) -> Tensor:
+    return correlated_images(request.param)
+
+
+@pytest.fixture
+def network(images: Tensor) -> SpeedNet:
+    built = build_model("speednet-slim", (images.shape[1], 12, 12), 10)
+    assert isinstance(built, SpeedNet)
+    built.initialise(images)
+    return built
+
+
+def responses(network: SpeedNet, images: Tensor) -> Tensor:
+    """Filter responses without bias, (filters, places)."""
+    with torch.no_grad():
+        return torch.nn.functional.conv2d(images, network.whiten.weight).transpose(0, 1).flatten(1).double()
+
+
+def test_patches_come_out_white(network: SpeedNet, images: Tensor) -> None:
+    out = responses(network, images)
+    half = len(out) // 2
+    covariance = out[:half] @ out[:half].T / out.shape[1]
+    torch.testing.assert_close(covariance, torch.eye(half).double(), atol=0.02, rtol=0)
+
+
+def test_the_images_themselves_are_not_white(images: Tensor) -> None:
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flatten(1)
+    values = torch.linalg.eigvalsh(patches.T @ patches / len(patches))
+    assert values[-1] > 20 * values[0]
+
+
+def test_the_second_half_is_the_first_with_its_sign_turned(network: SpeedNet) -> None:
+    first, second = network.whiten.weight.chunk(2)
+    assert torch.equal(second, -first)
+    assert len(network.whiten.weight) == 2 * 4 * network.whiten.in_channels
+
+
+def test_large_eps_bounds_the_filters(images: Tensor) -> None:
+    network = SpeedNet((images.shape[1], 12, 12), 10, widths=(8, 8, 8))
+    network.initialise(images, eps=100.0)
+    assert network.whiten.weight.flatten(1).norm(dim=1).max() <= 0.1
+
+
+def test_whitening_is_frozen_through_training(network: SpeedNet, images: Tensor) -> None:
+    before = network.whiten.weight.clone()
+    optimizer = build_optimizer("muon", network, 0.2, 1e-3, batch_size=8)
+    torch.nn.functional.cross_entropy(network(images[:8]), torch.arange(8)).backward()
+    optimizer.step()
+    assert torch.equal(network.whiten.weight, before)
+    assert not network.whiten.weight.requires_grad
+    assert network.whiten.bias is not None
+    assert network.whiten.bias.requires_grad
+
+
+def test_initialise_depends_on_the_images_alone(images: Tensor) -> None:
+    weights = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        network = SpeedNet((images.shape[1], 12, 12), 10, widths=(8, 8, 8))
+        network.initialise(images)
+        weights.append(network.whiten.weight)
+    assert torch.equal(weights[0], weights[1])
+
+
+def test_filters_start_as_the_identity() -> None:
+    network = build_model("speednet", (3, 16, 16), 10)
+    convolution = network.get_submodule("groups.2.0")  # 64 channels to 256
+    x = torch.randn(1, 64, 5, 5)
+    torch.testing.assert_close(convolution(x)[:, :64], x)
+
+
+def test_batch_norms_learn_a_shift_only() -> None:
+    network = build_model("speednet-slim", (3, 16, 16), 10)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(norms) == 6
+    assert all(not norm.weight.requires_grad and norm.bias.requires_grad for norm in norms)
+
+
+def test_the_first_logits_are_small_whatever_the_width() -> None:
+    torch.manual_seed(0)
+    for width in (16, 64, 256):
+        network = SpeedNet((3, 16, 16), 10, widths=(width, width, width))
+        images = correlated_images(3, 32, 16)
+        network.initialise(images)
+        assert network(images).abs().max() < 1.5

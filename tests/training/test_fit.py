@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cifarkit.errors import CheckpointError, DivergedError, Interrupted, Stopped, Terminated, UsageError
+from cifarkit.optim.schedules import Linear
+from cifarkit.recipes import Recipe
+from cifarkit.results import EpochRow
+from cifarkit.training.checkpoints import load_checkpoint, read_story
+from cifarkit.training.data import Data
+from cifarkit.training.fit import fit
+from cifarkit.training.hardware import Hardware
+
+State = dict[str, torch.Tensor]
+Read = Callable[[str | Path], State]
+Strip = Callable[[Sequence[EpochRow]], list[EpochRow]]
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_in(epoch: int) -> Callable[[int], None]:
+    def crash(done: int) -> None:
+        if done == epoch:
+            raise Crash
+
+    return crash
+
+
+def same(a: State, b: State) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# -- what comes out -------------------------------------------------------------------------------
+
+
+def test_result_is_consistent(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    seen = watcher()
+    result = fit(recipe, data, cpu, tmp_path, seed=5, observers=[seen])
+    accs = [row.val_acc for row in result.rows]
+    assert (result.dataset, result.model, result.recipe, result.seed) == ("digits", recipe.model, "test", 5)
+    assert result.run_id is None
+    assert result.precision == "fp32"
+    assert result.val_split == "test"
+    assert result.epochs == len(result.rows) == 3
+    assert result.best_val_acc == max(accs) == accs[result.best_epoch - 1]
+    assert result.best_epoch == accs.index(max(accs)) + 1
+    assert result.last_val_acc == accs[-1]
+    assert (result.target_acc, result.target_reached, result.time_to_target_seconds) == (None, None, None)
+    assert result.train_seconds == result.rows[-1].train_seconds
+    assert result.peak_memory_bytes > 2**20
+    assert Path(result.best_checkpoint).is_file()
+    assert Path(result.last_checkpoint).is_file()
+    assert tuple(seen.rows) == result.rows
+
+
+def test_rows_count_epochs_and_add_up(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
+    rows = fit(recipe, data, cpu, tmp_path).rows
+    assert [row.epoch for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert row.val_split == "test"
+        assert row.train_acc * 192 == pytest.approx(round(row.train_acc * 192))
+        assert row.val_acc * 100 == pytest.approx(round(row.val_acc * 100))
+        assert row.images_per_second > 0
+    ends = [row.train_seconds for row in rows]
+    assert ends == sorted(ends)
+    assert sum(row.epoch_seconds for row in rows) <= ends[-1]
+
+
+def test_it_learns(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
+    rows = fit(replace(recipe, epochs=8), data, cpu, tmp_path).rows
+    assert rows[-1].train_loss < rows[0].train_loss / 2
+    assert rows[-1].val_acc > 0.6
+
+
+def test_observers_hear_everything_in_order(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifarkit.training.callbacks.STEP_REPORT_SECONDS", 0.0)
+    seen = watcher()
+    result = fit(recipe, data, cpu, tmp_path, observers=[seen])
+    assert seen.steps == [(epoch, step, 4) for epoch in (1, 2, 3) for step in (1, 2, 3, 4)]
+    assert seen.validations == [1, 2, 3]
+    accs = [row.val_acc for row in result.rows]
+    assert seen.best == [acc > max(accs[:i], default=-1) for i, acc in enumerate(accs)]
+
+
+def test_learning_rates_follow_the_schedule(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    seen = watcher()
+    linear = replace(recipe, schedule=Linear())
+    result = fit(linear, data, cpu, tmp_path, observers=[seen])
+    assert [step[0] for step in seen.lrs] == pytest.approx([0.02 * (1 - i / 12) for i in range(12)])
+    assert [row.lr for row in result.rows] == [seen.lrs[i][0] for i in (3, 7, 11)]
+
+
+def test_checkpoints_hold_the_rows_up_to_them(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    held = []
+    seen = watcher(lambda epoch: held.append(read_story(tmp_path / "last.ckpt")[0].rows))
+    result = fit(recipe, data, cpu, tmp_path, observers=[seen])
+    assert held == [result.rows[:1], result.rows[:2], result.rows]
+    assert len(read_story(tmp_path / "best.ckpt")[0].rows) == result.best_epoch
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_the_story_is_complete(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
+    fit(recipe, data, cpu, tmp_path, seed=3, target_acc=1.0)
+    story, _ = read_story(tmp_path / "last.ckpt")
+    assert story.recipe == recipe
+    assert story.preprocessing == data.preprocessing
+    assert story.fingerprint == data.train.fingerprint()
+    assert (story.dataset, story.seed, story.target_acc) == ("digits", 3, 1.0)
+    assert (story.val_split, story.val_size, story.precision) == ("test", 0, "fp32")
+
+
+# -- randomness -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_equal_seeds_give_equal_weights(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, weights: Read, without_times: Strip,
+    deterministic: bool,
+) -> None:  # fmt: skip
+    results = []
+    for run in range(2):
+        torch.manual_seed(run)  # what was drawn before must not matter
+        results.append(fit(recipe, data, cpu, tmp_path / str(run), seed=7, deterministic=deterministic))
+    assert same(weights(results[0].last_checkpoint), weights(results[1].last_checkpoint))
+    assert without_times(results[0].rows) == without_times(results[1].rows)
+
+
+def test_different_seeds_give_different_weights(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, weights: Read
+) -> None:
+    short = replace(recipe, epochs=1)
+    states = [weights(fit(short, data, cpu, tmp_path / str(s), seed=s).last_checkpoint) for s in (1, 2)]
+    assert not any(torch.equal(states[0][key], states[1][key]) for key in states[0] if "weight" in key)
+
+
+def test_the_number_of_workers_does_not_matter(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, weights: Read
+) -> None:
+    short = replace(recipe, epochs=2)
+    states = [weights(fit(short, data, cpu, tmp_path / str(w), workers=w).last_checkpoint) for w in (0, 2)]
+    assert same(*states)
+
+
+# -- the target -----------------------------------------------------------------------------------
+
+
+def test_it_stops_at_the_target(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    seen = watcher()
+    result = fit(recipe, data, cpu, tmp_path, target_acc=0.001, observers=[seen])
+    assert result.epochs == 1 == len(seen.rows)
+    assert result.target_reached is True
+    assert result.time_to_target_seconds == result.rows[0].train_seconds
+    assert result.target_acc == 0.001
+
+
+def test_a_target_out_of_reach_is_said_so(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
+    result = fit(replace(recipe, epochs=1), data, cpu, tmp_path, target_acc=1.0)
+    assert (result.target_reached, result.time_to_target_seconds) == (False, None)
+
+
+# -- resume ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [None, 0, 2])
+@pytest.mark.parametrize("stopped_after", [1, 2])
+def test_a_resumed_training_equals_the_uninterrupted_one(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, weights: Read,
+    without_times: Strip, stopped_after: int, workers: int | None,
+) -> None:  # fmt: skip
+    whole = watcher()
+    expected = fit(recipe, data, cpu, tmp_path / "whole", seed=1, workers=workers, observers=[whole])
+    first, second = watcher(crash_in(stopped_after)), watcher()
+    with pytest.raises(Crash):
+        fit(recipe, data, cpu, tmp_path / "first", seed=1, workers=workers, observers=[first])
+    resume = tmp_path / "first" / "last.ckpt"
+    result = fit(
+        recipe, data, cpu, tmp_path / "second", seed=1, workers=workers, resume=resume, observers=[second]
+    )
+    assert [row.epoch for row in second.rows] == list(range(stopped_after + 1, 4))
+    assert first.lrs + second.lrs == whole.lrs
+    assert without_times(result.rows) == without_times(expected.rows)
+    assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
+    assert result.rows[:stopped_after] == read_story(resume)[0].rows
+    assert result.rows[-1].train_seconds > result.rows[stopped_after - 1].train_seconds
+
+
+def test_a_training_stopped_by_its_target_goes_on(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, weights: Read
+) -> None:
+    expected = fit(recipe, data, cpu, tmp_path / "whole")
+    fit(recipe, data, cpu, tmp_path / "first", target_acc=0.001)
+    result = fit(recipe, data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
+    assert result.epochs == 3
+    assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
+
+
+def test_a_resumed_whitening_network_equals_the_uninterrupted_one(
+    recipe: Recipe, colour_data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, weights: Read
+) -> None:
+    """Muon, growing images, alternating flips: the recipe of the speed records."""
+    fast = replace(
+        recipe, model="speednet-slim", policy="fast", optimizer="muon", lr=0.1, schedule=Linear(),
+        weight_decay=1e-3, epochs=2, label_smoothing=0.2, image_scale=(0.75, 1.0),
+    )  # fmt: skip
+    expected = fit(fast, colour_data, cpu, tmp_path / "whole")
+    with pytest.raises(Crash):
+        fit(fast, colour_data, cpu, tmp_path / "first", observers=[watcher(crash_in(1))])
+    result = fit(fast, colour_data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
+    assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
+
+
+def test_the_best_weights_of_before_survive_a_resume(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    """The peak comes in the first epoch; what follows never beats it."""
+    spoiling = replace(recipe, lr=1e-3, schedule=Linear(warmup=0.5), epochs=4)
+    seen = watcher(crash_in(2))
+    with pytest.raises(Crash):
+        fit(spoiling, data, cpu, tmp_path, observers=[seen])
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    content["cifarkit"]["rows"][1]["val_acc"] = 1.0
+    for state in content["callbacks"].values():
+        if "best_model_score" in state:
+            state["best_model_score"] = torch.tensor(1.0)
+    torch.save(content, tmp_path / "last.ckpt")
+    result = fit(spoiling, data, cpu, tmp_path, resume=tmp_path / "last.ckpt")
+    assert (result.best_epoch, result.epochs) == (2, 4)
+    assert len(read_story(Path(result.best_checkpoint))[0].rows) == 2
+
+
+def test_the_best_weights_of_before_survive_a_resume_in_another_folder(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    """`fit --resume` fetches the checkpoints of a run into a new folder."""
+    seen = watcher(crash_in(2))
+    with pytest.raises(Crash):
+        fit(recipe, data, cpu, tmp_path / "first", observers=[seen])
+    content = torch.load(tmp_path / "first" / "last.ckpt", weights_only=True)
+    content["cifarkit"]["rows"][1]["val_acc"] = 1.0
+    torch.save(content, tmp_path / "first" / "last.ckpt")
+    result = fit(recipe, data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
+    assert result.best_epoch == 2
+    assert len(read_story(Path(result.best_checkpoint))[0].rows) == 2
+
+
+def test_resume_refuses_other_images(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
+    fit(recipe, data, cpu, tmp_path, target_acc=0.001)
+    other = replace(data, train=data.train.take(range(1, 200)))
+    with pytest.raises(CheckpointError, match="trained on other images"):
+        fit(recipe, other, cpu, tmp_path / "second", resume=tmp_path / "last.ckpt")
+
+
+def test_resume_refuses_a_missing_file(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        fit(recipe, data, cpu, tmp_path, resume=tmp_path / "last.ckpt")
+
+
+def test_resume_refuses_a_checkpoint_of_another_model(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
+) -> None:
+    fit(recipe, data, cpu, tmp_path, target_acc=0.001)
+    with pytest.raises(CheckpointError):
+        fit(
+            replace(recipe, model="small-cnn"),
+            data,
+            cpu,
+            tmp_path / "second",
+            resume=tmp_path / "last.ckpt",
+        )
+
+
+# -- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_an_absurd_learning_rate_diverges(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
+    absurd = replace(recipe, lr=1e30, optimizer="sgd", schedule=Linear())
+    with pytest.raises(DivergedError, match=r"no longer a number \(epoch 1, step 4\).*--lr"):
+        fit(absurd, data, cpu, tmp_path)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_divergence_in_the_very_last_step_is_noticed(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
+) -> None:
+    """Its own loss is still a number; that of the network it leaves behind is not."""
+    absurd = replace(recipe, lr=1e30, optimizer="sgd", schedule=Linear(), epochs=1, batch_size=200)
+    with pytest.raises(DivergedError):
+        fit(absurd, data, cpu, tmp_path)
+
+
+def test_checkpoints_of_before_the_divergence_stay(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    seen = watcher(crash_in(1))
+    with pytest.raises(Crash):
+        fit(recipe, data, cpu, tmp_path, observers=[seen])
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    for tensor in content["optimizer_states"][0]["state"].values():
+        tensor["exp_avg"].fill_(math.nan)
+    torch.save(content, tmp_path / "sick.ckpt")
+    with pytest.raises(DivergedError, match="epoch 2"):
+        fit(recipe, data, cpu, tmp_path, resume=tmp_path / "sick.ckpt")
+    assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
+    network = load_checkpoint(tmp_path / "last.ckpt").network
+    assert all(p.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)])
+def test_a_signal_stops_the_training(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, number: int, error: type[Stopped]
+) -> None:
+    before = signal.getsignal(number)
+    seen = watcher(lambda epoch: os.kill(os.getpid(), number))
+    with pytest.raises(error):
+        fit(recipe, data, cpu, tmp_path, observers=[seen])
+    assert len(seen.rows) == 1
+    assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_does_not_wait_for_the_step(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    reached = []
+
+    def impatient(epoch: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append(epoch)
+
+    with pytest.raises(Interrupted):
+        fit(recipe, data, cpu, tmp_path, observers=[watcher(impatient)])
+    assert not reached
+
+
+def test_an_interrupted_training_can_be_resumed(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, weights: Read
+) -> None:
+    expected = fit(recipe, data, cpu, tmp_path / "whole")
+    seen = watcher(lambda epoch: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        fit(recipe, data, cpu, tmp_path / "first", observers=[seen])
+    result = fit(recipe, data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
+    assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
+
+
+def test_it_trains_outside_the_main_thread(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
+    """Where no signal handler can be set."""
+    results = []
+    short = replace(recipe, epochs=1)
+    thread = threading.Thread(target=lambda: results.append(fit(short, data, cpu, tmp_path)))
+    thread.start()
+    thread.join()
+    assert results[0].epochs == 1
+
+
+def test_a_batch_larger_than_the_data_is_refused(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"a batch of 201 is larger than the 200 .*--batch-size 50"):
+        fit(replace(recipe, batch_size=201), data, cpu, tmp_path)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(
+    recipe: Recipe, data: Data, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="multiple of the 5 devices"):
+        fit(recipe, data, Hardware("cuda", 5, 1, "fp32"), tmp_path)
+
+
+def test_images_too_small_for_the_model_are_refused(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="needs images of at least 9 x 9"):
+        fit(replace(recipe, model="speednet"), data, cpu, tmp_path)
+
+
+# -- precision ------------------------------------------------------------------------------------
+
+
+def test_bf16_trains_and_keeps_fp32_weights(
+    recipe: Recipe, data: Data, tmp_path: Path, weights: Read
+) -> None:
+    result = fit(replace(recipe, epochs=1), data, Hardware("cpu", 1, 1, "bf16"), tmp_path)
+    assert result.precision == "bf16"
+    assert {value.dtype for value in weights(result.last_checkpoint).values()} <= {torch.float32, torch.int64}
+    assert math.isfinite(result.rows[0].train_loss)
