@@ -1,6 +1,7 @@
 """The terminal: all that is said on stderr, and the one line or JSON object on stdout.
 
-A terminal gets live progress; a pipe, a log file or ``NO_COLOR`` gets plain lines.
+A terminal gets live progress; a pipe, a log file or ``NO_COLOR`` gets plain lines. rich is imported where
+it is first needed, so that ``--help`` need not wait for it.
 """
 
 from __future__ import annotations
@@ -10,15 +11,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from cifarkit.results import EpochRow, to_json
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
 
 
 class Terminal:
@@ -30,6 +29,8 @@ class Terminal:
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        from rich.console import Console
+
         self.json, self.quiet = json, quiet
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=not sys.stderr.isatty())
         # NO_COLOR asks for no control codes at all here: a log file is the usual reason to set it.
@@ -39,7 +40,7 @@ class Terminal:
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        self.console.print(Text(f"warning: {text}", style="yellow" if self.live else ""))
+        self.console.print(f"warning: {text}", style="yellow" if self.live else "", markup=False)
 
     def show(self, renderable: Any) -> None:
         """A table or other rich object."""
@@ -52,7 +53,7 @@ class Terminal:
             self.say(f"{text} ...")
             yield
             return
-        with self.console.status(Text(text)):
+        with self.console.status(text):
             yield
 
     @contextmanager
@@ -62,6 +63,8 @@ class Terminal:
             self.say(f"{text} ...")
             yield lambda done, total: None
             return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
         with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
             task = bar.add_task(text, total=None)
@@ -92,6 +95,8 @@ class EpochTable:
     def __init__(
         self, terminal: Terminal, epochs: int, target_acc: float | None, earlier: Sequence[EpochRow] = ()
     ) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
         self.terminal, self.epochs, self.target_acc = terminal, epochs, target_acc
         self.rows: list[EpochRow] = list(earlier)
         self.epoch_started = time.perf_counter()
@@ -106,6 +111,8 @@ class EpochTable:
 
     def __enter__(self) -> EpochTable:
         if self.terminal.live:
+            from rich.live import Live
+
             self._live = Live(self._render(), console=self.terminal.console, refresh_per_second=4)
             self._live.start()
         elif not self.terminal.quiet:
@@ -153,6 +160,9 @@ class EpochTable:
         )
 
     def _render(self) -> Group:
+        from rich.console import Group
+        from rich.table import Table
+
         split = self.rows[-1].val_split if self.rows else "val"
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in (

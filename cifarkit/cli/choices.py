@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifarkit.augment.policies import find_policy
-from cifarkit.data.datasets import Dataset, find_dataset
 from cifarkit.errors import UnknownName
 from cifarkit.models import find_model
 from cifarkit.optim import OPTIMIZERS
 from cifarkit.recipes import Recipe, find_recipe
+
+if TYPE_CHECKING:
+    from cifarkit.data.datasets import Dataset
 
 
 def resolve(dataset: str, recipe: str | None, image_size: int, **overrides: Any) -> tuple[Dataset, Recipe]:
@@ -19,6 +21,8 @@ def resolve(dataset: str, recipe: str | None, image_size: int, **overrides: Any)
         UnknownName: data set, recipe, model, policy or optimizer.
         UsageError: a value no training can use.
     """
+    from cifarkit.data.datasets import find_dataset  # brings numpy, which --help need not wait for
+
     source = find_dataset(dataset, image_size)
     chosen = find_recipe(recipe or source.recipe).override(**overrides)
     find_model(chosen.model)

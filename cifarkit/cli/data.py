@@ -10,9 +10,6 @@ import typer
 from cifarkit.augment.policies import POLICIES, find_policy
 from cifarkit.cli import options
 from cifarkit.console import Terminal
-from cifarkit.data import loading
-from cifarkit.data.datasets import find_dataset
-from cifarkit.data.loading import default_data_dir
 from cifarkit.errors import DataError
 from cifarkit.recipes import find_recipe
 from cifarkit.results import DataPath, DataStats, PreviewResult
@@ -31,11 +28,14 @@ def download(
     debug: options.Debug = False,
 ) -> None:
     """Fetch a data set with its checksums; stdout gets the path of the data."""
+    from cifarkit.data import loading
+    from cifarkit.data.datasets import find_dataset
+
     terminal = Terminal(json=json, quiet=quiet)
     source = find_dataset(dataset)
     with terminal.progress(f"fetching {source.name}") as update:
         path = loading.download(
-            source, data_dir or default_data_dir(), lambda name, done, total: update(done, total)
+            source, data_dir or loading.default_data_dir(), lambda name, done, total: update(done, total)
         )
     terminal.say(f"{source.name} is complete")
     terminal.answer(DataPath(source.name, str(path)), str(path))
@@ -51,10 +51,13 @@ def verify(
     debug: options.Debug = False,
 ) -> None:
     """Re-read every file and say what is missing or damaged; exit code 1 if anything is."""
+    from cifarkit.data import loading
+    from cifarkit.data.datasets import find_dataset
+
     terminal = Terminal(json=json, quiet=quiet)
     source = find_dataset(dataset, image_size)
     with terminal.busy(f"reading {source.name}"):
-        report = loading.verify(source, data_dir or default_data_dir())
+        report = loading.verify(source, data_dir or loading.default_data_dir())
     bad = [file for file in report.files if file.status != "ok"]
     for file in bad:
         terminal.say(f"{file.status}: {file.path}: {file.detail}")
@@ -74,10 +77,13 @@ def stats(
     debug: options.Debug = False,
 ) -> None:
     """Count classes and compute mean and standard deviation; stdout gets a table."""
+    from cifarkit.data import loading
+    from cifarkit.data.datasets import find_dataset
+
     terminal = Terminal(json=json, quiet=quiet)
     source = find_dataset(dataset, image_size)
     with terminal.busy(f"reading {source.name}"):
-        result = loading.stats(source, data_dir or default_data_dir())
+        result = loading.stats(source, data_dir or loading.default_data_dir())
     terminal.answer(result, _stats_table(result))
 
 
@@ -113,6 +119,9 @@ def preview(
     debug: options.Debug = False,
 ) -> None:
     """Draw raw and augmented images with their class names; stdout gets the figure's path."""
+    from cifarkit.data import loading
+    from cifarkit.data.datasets import find_dataset
+
     terminal = Terminal(json=json, quiet=quiet)
     source = find_dataset(dataset, image_size)
     policy = policy or find_recipe(source.recipe).policy
@@ -121,8 +130,8 @@ def preview(
         from cifarkit.reports import Folder, preview_figure
         from cifarkit.training.data import preprocessing_for
 
-        train = source.load(data_dir or default_data_dir(), "train")
-        images = train if split == "train" else source.load(data_dir or default_data_dir(), split)
+        train = source.load(data_dir or loading.default_data_dir(), "train")
+        images = train if split == "train" else source.load(data_dir or loading.default_data_dir(), split)
         preprocessing = preprocessing_for(train, *source.mean_std(train))
     with terminal.busy("drawing"):
         indices, drawn = preview_figure(

@@ -11,7 +11,6 @@ import typer
 from cifarkit.cli import options
 from cifarkit.cli.choices import resolve
 from cifarkit.console import Terminal, duration, percent
-from cifarkit.data.loading import default_data_dir
 from cifarkit.errors import TargetNotReached, UsageError
 from cifarkit.results import FitResult
 
@@ -105,6 +104,7 @@ def fit(
     if lr is not None:
         chosen = replace(chosen, lr=parse_lr(lr))
     with terminal.busy(f"{chosen.name} on {source.name}: loading torch, Lightning and MLflow"):
+        from cifarkit.data.loading import default_data_dir
         from cifarkit.session import FitRequest, run_fit
 
     request = FitRequest(

@@ -10,7 +10,6 @@ from typing import Annotated
 from cifarkit.cli import options
 from cifarkit.cli.choices import resolve
 from cifarkit.console import Terminal
-from cifarkit.data.loading import default_data_dir
 from cifarkit.errors import UsageError
 
 Rule = Annotated[str, options.option("--rule", "steepest, minimum/10 or valley.")]
@@ -55,6 +54,7 @@ def lr_find(
     )
     with terminal.busy("loading torch and the images"):
         from cifarkit import figures, tracking
+        from cifarkit.data.loading import default_data_dir
         from cifarkit.reports import Folder
         from cifarkit.results import to_json
         from cifarkit.training import lr_find as finder

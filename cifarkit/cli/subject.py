@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifarkit.console import Terminal
-from cifarkit.data.datasets import find_dataset
-from cifarkit.data.loading import default_data_dir
 
 if TYPE_CHECKING:
     from cifarkit.reports import Folder
@@ -34,6 +32,9 @@ def opened(
 ) -> Iterator[tuple[Subject, Folder, Hardware]]:
     """Yields the subject, the folder to report into and the device; on success the folder's content is
     added to the run, where there is one."""
+    from cifarkit.data.datasets import find_dataset
+    from cifarkit.data.loading import default_data_dir
+
     if dataset is not None:
         find_dataset(dataset)
     with terminal.busy("loading torch"):

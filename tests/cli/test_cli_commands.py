@@ -19,6 +19,10 @@ from cifarkit.data.image_set import ImageSet
 from cifarkit.models import MODELS
 from cifarkit.recipes import RECIPES
 
+# In one process with the libraries, what they warn about on import would be errors; the tests that start
+# processes see to it that nobody else sees a warning.
+pytestmark = pytest.mark.filterwarnings("default")
+
 Cli = Callable[..., Outcome]
 Picture = Callable[[Outcome], Path]
 

@@ -119,6 +119,19 @@ def test_checkpoints_hold_the_rows_up_to_them(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
+def test_an_epoch_that_is_no_better_is_last_but_not_best(
+    recipe: Recipe, flat_data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    held = []
+    seen = watcher(lambda epoch: held.append(len(read_story(tmp_path / "last.ckpt")[0].rows)))
+    result = fit(recipe, flat_data, cpu, tmp_path, observers=[seen])
+    assert [row.val_acc for row in result.rows] == [0.1] * 3
+    assert held == [1, 2, 3]
+    assert result.best_epoch == 1
+    assert seen.best == [True, False, False]
+    assert len(read_story(tmp_path / "best.ckpt")[0].rows) == 1
+
+
 def test_the_story_is_complete(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
     fit(recipe, data, cpu, tmp_path, seed=3, target_acc=1.0)
     story, _ = read_story(tmp_path / "last.ckpt")
@@ -231,38 +244,20 @@ def test_a_resumed_whitening_network_equals_the_uninterrupted_one(
     assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
 
 
+@pytest.mark.parametrize("folder", ["first", "second"])
 def test_the_best_weights_of_before_survive_a_resume(
-    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+    recipe: Recipe, flat_data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, folder: str
 ) -> None:
-    """The peak comes in the first epoch; what follows never beats it."""
-    spoiling = replace(recipe, lr=1e-3, schedule=Linear(warmup=0.5), epochs=4)
-    seen = watcher(crash_in(2))
+    """Also in another folder: `fit --resume` fetches the checkpoints of a run into a new one."""
     with pytest.raises(Crash):
-        fit(spoiling, data, cpu, tmp_path, observers=[seen])
-    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    content["cifarkit"]["rows"][1]["val_acc"] = 1.0
-    for state in content["callbacks"].values():
-        if "best_model_score" in state:
-            state["best_model_score"] = torch.tensor(1.0)
-    torch.save(content, tmp_path / "last.ckpt")
-    result = fit(spoiling, data, cpu, tmp_path, resume=tmp_path / "last.ckpt")
-    assert (result.best_epoch, result.epochs) == (2, 4)
-    assert len(read_story(Path(result.best_checkpoint))[0].rows) == 2
-
-
-def test_the_best_weights_of_before_survive_a_resume_in_another_folder(
-    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
-) -> None:
-    """`fit --resume` fetches the checkpoints of a run into a new folder."""
-    seen = watcher(crash_in(2))
-    with pytest.raises(Crash):
-        fit(recipe, data, cpu, tmp_path / "first", observers=[seen])
-    content = torch.load(tmp_path / "first" / "last.ckpt", weights_only=True)
-    content["cifarkit"]["rows"][1]["val_acc"] = 1.0
-    torch.save(content, tmp_path / "first" / "last.ckpt")
-    result = fit(recipe, data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
-    assert result.best_epoch == 2
-    assert len(read_story(Path(result.best_checkpoint))[0].rows) == 2
+        fit(recipe, flat_data, cpu, tmp_path / "first", observers=[watcher(crash_in(2))])
+    seen = watcher()
+    resume = tmp_path / "first" / "last.ckpt"
+    result = fit(recipe, flat_data, cpu, tmp_path / folder, resume=resume, observers=[seen])
+    assert (result.best_epoch, result.epochs) == (1, 3)
+    assert seen.best == [False]
+    assert len(read_story(Path(result.best_checkpoint))[0].rows) == 1
+    assert len(read_story(Path(result.last_checkpoint))[0].rows) == 3
 
 
 def test_resume_refuses_other_images(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""What the README shows works as shown."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import cifarkit.models
+from cifarkit.cli import app, reference
+from cifarkit.data.datasets import DATASETS, Dataset, find_dataset
+from cifarkit.data.image_set import ImageSet
+from cifarkit.data.source import Progress
+from cifarkit.models import MODELS, Model, build_model
+from cifarkit.optim.schedules import OneCycle
+from cifarkit.recipes import RECIPES, Recipe, find_recipe
+from cifarkit.results import FileCheck
+from cifarkit.training.data import load_data
+from cifarkit.training.fit import fit
+from cifarkit.training.hardware import choose_hardware
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture
+def examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's entries, in the tables for the length of a test."""
+    for table in (DATASETS, MODELS, RECIPES):
+        for name in ("stripes", "linear", "resnet-sgd"):
+            monkeypatch.delitem(table, name, raising=False)
+    names = {
+        "DATASETS": DATASETS, "Dataset": Dataset, "FileCheck": FileCheck, "ImageSet": ImageSet,
+        "MODELS": MODELS, "Model": Model, "OneCycle": OneCycle, "Path": Path, "Progress": Progress,
+        "RECIPES": RECIPES, "Recipe": Recipe, "dataclass": dataclass, "math": math, "nn": torch.nn, "np": np,
+        "__name__": cifarkit.models.__name__,
+    }  # fmt: skip
+    for block in blocks("python"):
+        exec(compile(block, str(README), "exec"), names)
+    yield
+    for table, name in ((DATASETS, "stripes"), (MODELS, "linear"), (RECIPES, "resnet-sgd")):
+        del table[name]
+
+
+@pytest.mark.usefixtures("examples")
+def test_examples_of_new_entries_train(tmp_path: Path) -> None:
+    data = load_data(find_dataset("stripes"), tmp_path)
+    recipe = find_recipe("digits").override(model="linear", epochs=1)
+    result = fit(recipe, data, choose_hardware(0), tmp_path)
+    assert result.best_val_acc > 0.5
+    assert build_model(find_recipe("resnet-sgd").model, (3, 32, 32), 10)
+
+
+def test_every_command_shown_exists_with_its_options() -> None:
+    import typer
+
+    commands = dict(reference._commands(typer.main.get_command(app)))
+    shown = [line for block in blocks("sh") for line in block.splitlines() if "cifarkit " in line]
+    assert len(shown) >= 12
+    for line in shown:
+        words = re.split(r"cifarkit ", line, maxsplit=1)[1].partition("#")[0].replace(")", " ").split()
+        name = " ".join(words[:2]) if words[0] == "data" else words[0]
+        assert name in commands, line
+        known = {option for parameter in commands[name].params for option in parameter.opts}
+        used = {word.strip('"') for word in words if word.startswith("--")}
+        assert used <= known, line
+
+
+def test_reference_is_current() -> None:
+    assert reference.main(["--check", str(README)]) == 0
+
+
+def test_pictures_shown_are_there() -> None:
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README.read_text(encoding="utf-8"))
+    assert len(pictures) >= 6
+    assert [picture for picture in pictures if not (README.parent / picture).is_file()] == []

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cifarkit.analysis.predictions import predict
+from cifarkit.errors import CheckpointError
+from cifarkit.recipes import Recipe
+from cifarkit.training.checkpoints import load_checkpoint, read_story
+from cifarkit.training.data import Data, build_network
+from cifarkit.training.fit import fit
+from cifarkit.training.hardware import Hardware
+
+
+@pytest.fixture
+def saved(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> Path:
+    return Path(fit(recipe, data, cpu, tmp_path, target_acc=0.001).last_checkpoint)
+
+
+@pytest.fixture
+def edited(saved: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
+    """The checkpoint with its content changed."""
+
+    def edit(change: Callable[[dict[str, Any]], object]) -> Path:
+        content = torch.load(saved, weights_only=True)
+        change(content)
+        torch.save(content, saved)
+        return saved
+
+    return edit
+
+
+def test_it_holds_no_code(saved: Path) -> None:
+    content = torch.load(saved, weights_only=True)
+    assert {"state_dict", "optimizer_states", "lr_schedulers", "cifarkit"} <= set(content)
+
+
+def test_a_loaded_network_predicts_what_validation_saw(saved: Path, data: Data) -> None:
+    checkpoint = load_checkpoint(saved)
+    predictions = predict(checkpoint.network, data.val, checkpoint.story.preprocessing)
+    assert (predictions.predicted == data.val.labels).mean() == checkpoint.story.rows[-1].val_acc
+    assert predictions.losses.mean() == pytest.approx(checkpoint.story.rows[-1].val_loss, rel=1e-5)
+
+
+def test_loading_twice_gives_the_same_predictions(saved: Path, data: Data) -> None:
+    first, second = (
+        predict(load_checkpoint(saved).network, data.val, data.preprocessing).probabilities for _ in range(2)
+    )
+    assert np.array_equal(first, second)
+
+
+def test_a_loaded_network_is_ready_to_evaluate(saved: Path) -> None:
+    checkpoint = load_checkpoint(saved)
+    assert checkpoint.path == saved
+    assert not checkpoint.network.training
+    assert {p.device.type for p in checkpoint.network.parameters()} == {"cpu"}
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "no.ckpt", tmp_path):
+        with pytest.raises(CheckpointError, match=f"no checkpoint at {path}"):
+            read_story(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file(saved: Path, share: float) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(100)])
+def test_something_else(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    plain, zipped = tmp_path / "plain.ckpt", tmp_path / "zipped.ckpt"
+    plain.write_bytes(pickle.dumps({"cifarkit": Trap(sprung)}, protocol=2))
+    torch.save({"cifarkit": Trap(sprung)}, zipped)
+    for path in (plain, zipped):
+        with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+            load_checkpoint(path)
+    assert not sprung.exists()
+
+
+def test_a_stranger(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
+    torch.save([1, 2, 3], tmp_path / "b.ckpt")
+    for name in ("a.ckpt", "b.ckpt"):
+        with pytest.raises(CheckpointError, match="was not written by cifarkit"):
+            load_checkpoint(tmp_path / name)
+
+
+def test_another_format(edited: Any) -> None:
+    path = edited(lambda content: content["cifarkit"].update(format=2))
+    with pytest.raises(CheckpointError, match="written by another version"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["cifarkit"].pop("fingerprint"),
+        lambda content: content["cifarkit"].pop("rows"),
+        lambda content: content["cifarkit"].pop("preprocessing"),
+        lambda content: content["cifarkit"].pop("format"),
+        lambda content: content["cifarkit"].update(surprise=1),
+        lambda content: content.update(cifarkit=5),
+        lambda content: content["cifarkit"]["rows"][0].pop("val_acc"),
+    ],
+    ids=["fingerprint", "rows", "preprocessing", "format", "more", "no-record", "part-of-a-row"],
+)
+def test_an_incomplete_record(edited: Any, change: Any) -> None:
+    with pytest.raises(CheckpointError):
+        read_story(edited(change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("state_dict"),
+        lambda content: content["state_dict"].pop("network.6.bias"),
+        lambda content: content["state_dict"].update({"network.6.bias": torch.zeros(11)}),
+        lambda content: content["cifarkit"]["settings"].update(model="small-cnn"),
+        lambda content: content["cifarkit"]["settings"].update(model="gone"),
+        lambda content: content["cifarkit"]["settings"].pop("model"),
+    ],
+    ids=["no-weights", "one-missing", "other-shape", "other-model", "unknown-model", "no-model"],
+)
+def test_weights_that_do_not_fit(edited: Any, change: Any) -> None:
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(edited(change))
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_from_a_recipe_depends_on_the_generator_alone(recipe: Recipe, data: Data) -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        states.append(build_network(recipe, data).state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])

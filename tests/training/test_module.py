@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cifarkit.optim.schedules import Linear
+from cifarkit.recipes import Recipe
+from cifarkit.training.data import Data, build_network, check_model_fits, fit_batch_to_data
+from cifarkit.errors import UsageError
+from cifarkit.training.fit import fit
+from cifarkit.training.hardware import Hardware
+from cifarkit.training.module import Classifier
+
+
+@pytest.fixture
+def shapes(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, tuple[int, ...]]]:
+    """Of every batch that reaches the network: whether it trains, and the images' shape."""
+    seen: list[tuple[bool, tuple[int, ...]]] = []
+    plain = Classifier.forward
+
+    def forward(self: Classifier, images: torch.Tensor) -> torch.Tensor:
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert images.dtype is torch.float32
+        seen.append((self.training, tuple(images.shape)))
+        return plain(self, images)
+
+    monkeypatch.setattr(Classifier, "forward", forward)
+    return seen
+
+
+def test_training_images_grow_and_validation_is_at_full_size(
+    recipe: Recipe, colour_data: Data, cpu: Hardware, tmp_path: Path, shapes: Any
+) -> None:
+    growing = replace(
+        recipe, epochs=4, batch_size=48, schedule=Linear(), policy="none", image_scale=(0.5, 0.625, 0.75, 1.0)
+    )
+    fit(growing, colour_data, cpu, tmp_path)
+    assert [shape for train, shape in shapes if train] == [
+        (48, 3, side, side) for side in (8, 8, 10, 10, 12, 12, 16, 16)
+    ]
+    assert [shape for train, shape in shapes if not train] == [(30, 3, 16, 16)] * 4
+
+
+def test_parts_of_equal_length_may_end_within_an_epoch(
+    recipe: Recipe, colour_data: Data, cpu: Hardware, tmp_path: Path, shapes: Any
+) -> None:
+    growing = replace(recipe, epochs=3, batch_size=24, policy="none", image_scale=(0.5, 1.0))
+    fit(growing, colour_data, cpu, tmp_path)
+    assert [shape[2] for train, shape in shapes if train] == [8] * 6 + [16] * 6
+
+
+@pytest.mark.parametrize("side", [4, 6, 8, 12, 32])
+def test_full_size_means_the_size_of_the_images(recipe: Recipe, side: int) -> None:
+    module = Classifier(torch.nn.Identity(), recipe, total_steps=10, side=side, seed=0)
+    assert module.train_side() == side
+
+
+def test_small_images_are_not_made_larger_than_they_are(recipe: Recipe) -> None:
+    halved = replace(recipe, image_scale=(0.5, 1.0))
+    for side in (4, 8, 9, 32):
+        module = Classifier(torch.nn.Identity(), halved, total_steps=10, side=side, seed=0)
+        assert module.train_side() <= side
+
+
+def test_label_smoothing_is_of_the_training_loss_only(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
+) -> None:
+    """An all but untrained network: with smoothing 1 the loss is that against the uniform distribution."""
+    smoothed = replace(recipe, label_smoothing=1.0, epochs=30, lr=0.02, schedule=Linear())
+    row = fit(smoothed, data, cpu, tmp_path).rows[-1]
+    uniform = torch.log(torch.tensor(10.0)).item()
+    assert row.train_loss == pytest.approx(uniform, abs=0.05)
+    assert row.val_loss == pytest.approx(uniform, abs=0.05)
+
+
+def test_the_largest_network_input_is_checked_before_training(recipe: Recipe, colour_data: Data) -> None:
+    with pytest.raises(UsageError, match="speednet needs images of at least 9 x 9 pixels"):
+        check_model_fits(replace(recipe, model="speednet", image_scale=(0.5, 1.0)), colour_data)
+    check_model_fits(replace(recipe, model="speednet", image_scale=(0.625, 1.0)), colour_data)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "expected"), [(800, 100, 100), (799, 100, 99), (80, 100, 10), (5, 100, 1)]
+)
+def test_batches_shrink_with_the_data(recipe: Recipe, images: int, batch: int, expected: int) -> None:
+    assert fit_batch_to_data(replace(recipe, batch_size=batch), images).batch_size == expected
+
+
+def test_whitening_sees_training_images(recipe: Recipe, colour_data: Data) -> None:
+    white = replace(recipe, model="speednet-slim")
+    torch.manual_seed(0)
+    first: Any = build_network(white, colour_data)
+    darker = replace(colour_data.train, images=colour_data.train.images // 2)
+    second: Any = build_network(white, replace(colour_data, train=darker))
+    assert not torch.equal(first.whiten.weight, second.whiten.weight)

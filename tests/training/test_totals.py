@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cifarkit.training.totals import Totals
+
+
+def batch(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 4, generator=generator), torch.randint(4, (count,), generator=generator)
+
+
+def directly(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    loss = torch.nn.functional.cross_entropy(logits.double(), labels).item()
+    return loss, (logits.argmax(1) == labels).double().mean().item()
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes=st.lists(st.integers(1, 20), min_size=1, max_size=8), seed=st.integers(0, 2**16))
+def test_any_split_in_batches_gives_the_direct_result(sizes: list[int], seed: int) -> None:
+    logits, labels = batch(sum(sizes), seed)
+    totals = Totals()
+    for some, their_labels in zip(logits.split(sizes), labels.split(sizes), strict=True):
+        totals.update(some, their_labels, torch.nn.functional.cross_entropy(some.double(), their_labels))
+    loss, accuracy = totals.compute()
+    expected_loss, expected_accuracy = directly(logits, labels)
+    assert loss == pytest.approx(expected_loss, rel=1e-9)
+    assert accuracy == expected_accuracy
+
+
+def test_reset_forgets_everything() -> None:
+    totals = Totals()
+    totals.update(*batch(10, 0), torch.tensor(5.0))
+    totals.reset()
+    logits, labels = batch(7, 1)
+    totals.update(logits, labels, torch.tensor(2.5))
+    assert totals.compute() == (2.5, directly(logits, labels)[1])
+
+
+def test_many_small_losses_are_not_lost_in_rounding() -> None:
+    totals = Totals()
+    logits, labels = torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)
+    totals.update(logits, labels, torch.tensor(2.0**25))
+    for _ in range(1000):
+        totals.update(logits, labels, torch.tensor(1.0))
+    assert totals.compute()[0] == (2.0**25 + 1000) / 1001
+
+
+def test_the_graph_is_not_kept() -> None:
+    weights = torch.randn(4, requires_grad=True)
+    totals = Totals()
+    totals.update(torch.zeros(2, 4) * weights, torch.zeros(2, dtype=torch.int64), weights.sum())
+    assert not totals.loss_sum.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric Totals was called before")
+def test_before_the_first_batch_there_is_no_number() -> None:
+    assert all(math.isnan(value) for value in Totals().compute())
+
+
+def test_sums_are_no_part_of_a_checkpoint() -> None:
+    assert Totals().state_dict() == {}
