@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,10 @@ class _Uploader:
             # The file will be replaced while it is being copied: a hard link keeps this epoch's.
             kept = self.upload / f"{row.epoch}" / f"{name}.ckpt"
             kept.parent.mkdir(parents=True, exist_ok=True)
-            os.link(self.folder / kept.name, kept)
+            try:
+                os.link(self.folder / kept.name, kept)
+            except OSError:  # a file system without hard links
+                shutil.copy2(self.folder / kept.name, kept)
             self.recorder.log_artifact(kept, "checkpoints", delete=True)
 
 
@@ -95,17 +100,27 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
         except BaseException:
             recorder.close("FAILED")
             raise
-        with tracking.recording(recorder):
+        with _nothing_lost(recorder, folder, terminal), tracking.recording(recorder):
             terminal.say(f"run {run_id}: {recipe.name} on {data.name}, {hardware.describe()}")
             terminal.say(_splits_line(data))
             result = _train(request, recipe, data, hardware, recorder, folder, terminal, resumed)
-    for problem in recorder.problems:
-        terminal.warn(f"not recorded in MLflow: {problem}")
     return replace(
         result,
         best_checkpoint=f"runs:/{run_id}/checkpoints/best.ckpt",
         last_checkpoint=f"runs:/{run_id}/checkpoints/last.ckpt",
     )
+
+
+@contextmanager
+def _nothing_lost(recorder: tracking.RunRecorder, folder: Path, terminal: Terminal) -> Iterator[None]:
+    """What the store did not take stays in the current folder, however the block ends."""
+    try:
+        yield
+    finally:
+        if recorder.problems:
+            kept = Path(f"unrecorded-{recorder.run_id[:8]}")
+            shutil.copytree(folder, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("upload"))
+            terminal.warn(f"MLflow did not take everything ({recorder.problems[0]}); it is kept in {kept}")
 
 
 def _load(request: FitRequest) -> Data:

@@ -27,6 +27,7 @@ from cifarkit.results import EpochRow
 DEFAULT_EXPERIMENT = "cifarkit"
 RECORDED_VERSIONS = ("torch", "torchvision", "pytorch-lightning", "albumentations", "mlflow", "numpy")
 KIND = "cifarkit.kind"
+GIVE_UP_AFTER = 3
 
 
 def _quiet_import() -> Any:
@@ -98,6 +99,7 @@ class RunRecorder:
     ) -> None:
         self.uri, self.experiment, self.run_name = uri, experiment, run_name
         self.problems: list[str] = []
+        self._failures = 0
         self._monitor: Any = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._connected: Future[Any] = self._pool.submit(connect, uri)
@@ -157,12 +159,20 @@ class RunRecorder:
         return str(run_id)
 
     def _later(self, what: str, call: Callable[[Any, str], object]) -> None:
-        """Queue a call to the store; its failure is noted, not raised."""
+        """Queue a call to the store; its failure is noted, not raised.
+
+        After a few failures in a row the store counts as gone, and what is left is not waited for.
+        """
 
         def run() -> None:
+            if self._failures >= GIVE_UP_AFTER:
+                self.problems.append(f"{what}: not tried")
+                return
             try:
                 call(self.client, self.run_id)
+                self._failures = 0
             except Exception as error:
+                self._failures += 1
                 reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
                 self.problems.append(f"{what}: {reason}")
 

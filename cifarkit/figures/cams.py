@@ -148,4 +148,4 @@ def _source(row: CamRow) -> str:
 def _bilinear(size: int, source: int) -> NDArray[np.float64]:
     """Weights (size, source) of linear interpolation between pixel centres, flat beyond the outermost."""
     place = np.clip((np.arange(size) + 0.5) * source / size - 0.5, 0, source - 1)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(source)[None, :]))
+    return np.asarray(np.maximum(0, 1 - np.abs(place[:, None] - np.arange(source)[None, :])))

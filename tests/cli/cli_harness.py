@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -275,18 +276,6 @@ class Store:
     def run_ids(self) -> list[str]:
         return [run_id for (run_id,) in self.rows("SELECT run_uuid FROM runs ORDER BY start_time")]
 
-    def copy(self, folder: Path) -> Store:
-        """The same runs with artifacts of their own."""
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        connection = sqlite3.connect(folder / "mlflow.db")
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(self.folder), str(folder))
-            )
-        connection.commit()
-        connection.close()
-        return Store(folder)
-
 
 @dataclass(frozen=True)
 class Trained(Store):
@@ -295,7 +284,24 @@ class Trained(Store):
     run_id: str
 
     def copy(self, folder: Path) -> Trained:
-        return Trained(super().copy(folder).folder, self.run_id)
+        """The same run under another id, as MLflow remembers where the artifacts of an id are."""
+        run_id = uuid.uuid4().hex
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        copied = Trained(folder, run_id)
+        connection = sqlite3.connect(folder / "mlflow.db")
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+            for column in columns & {"run_uuid", "artifact_uri", "artifact_location"}:
+                for old, new in ((str(self.folder), str(folder)), (self.run_id, run_id)):
+                    connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (old, new))
+        connection.commit()
+        connection.close()
+        moved = folder / "mlruns" / "1" / self.run_id
+        moved.rename(moved.with_name(run_id))
+        for report in (copied.artifacts / "reports").iterdir():
+            report.write_text(report.read_text(encoding="utf-8").replace(self.run_id, run_id), encoding="utf-8")
+        return copied
 
     @property
     def artifacts(self) -> Path:
