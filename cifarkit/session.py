@@ -272,6 +272,7 @@ def _find_resumed(
 ) -> _Resumed:
     client = recorder.client
     run = tracking.find_run(client, reference, request.experiment, unfinished=True)
+    checkpoint_of_run(client, run, folder, "best")
     path = checkpoint_of_run(client, run, folder, "last")
     story, _ = read_story(path)
     return _Resumed(run.info.run_id, story, path)

@@ -74,26 +74,21 @@ def cam_grid(
     blocks = min(2, count)
     lines = -(-count // blocks)
     width = 1 + 2 * pairs
-    figure = new_figure(max(3.2, (0.98 * width + 0.3) * blocks), 0.75 + 1.22 * lines)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0, hspace=0)
+    figure = new_figure(max(3.2, (0.98 * width + 0.3) * blocks), 0.5 + 1.2 * lines, gap=0.02)
     ratios = ([1.0] * width + [0.25]) * blocks
     grid = figure.add_gridspec(lines, len(ratios) - 1, width_ratios=ratios[:-1])
     for i, (image, maps, row) in enumerate(zip(originals, panels, rows, strict=True)):
         line, block = divmod(i, blocks)
         axes = [figure.add_subplot(grid[line, block * (width + 1) + j]) for j in range(1 + 2 * len(maps))]
         draw_image(axes[0], image)
-        axes[0].set_title(_source(row), fontsize=6.5, color=GRAY, loc="left", pad=3)
-        if line == 0:
-            _head(axes[0], "image", INK)
+        _entitle(axes[0], _source(row), GRAY, "image" if line == 0 else None)
         for k, (title, cam) in enumerate(maps):
             pair = axes[1 + 2 * k], axes[2 + 2 * k]
             kind = KINDS[k] if k < len(KINDS) else ""
             colour = TRUE if kind == "true" else PREDICTED
             _draw_pair(pair, image, cam, _reason(row, kind))
-            pair[0].set_title(short(title, 26), fontsize=6.5, color=colour, loc="left", pad=3)
-            if line == 0:
-                _head(pair[0], f"{kind} class: map" if kind else "map", colour)
-                _head(pair[1], "overlay", colour)
+            _entitle(pair[0], short(title, 26), colour, f"{kind}: map".lstrip(": ") if line == 0 else None)
+            _entitle(pair[1], "", colour, "overlay" if line == 0 else None)
     return finish(figure, suptitle)
 
 
@@ -120,17 +115,10 @@ def _draw_missing(ax: Axes, reason: str, aspect: float) -> None:
         ax.text(aspect / 2, 0.5, reason, ha="center", va="center", fontsize=6.5, color=INK, bbox=box)
 
 
-def _head(ax: Axes, text: str, colour: str) -> None:
-    """A column heading, above the title."""
-    ax.annotate(
-        text,
-        (0, 1),
-        xytext=(0, 14),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=7.5,
-        color=colour,
-    )
+def _entitle(ax: Axes, title: str, colour: str, heading: str | None) -> None:
+    """The title, which may run on over the next column, and in the first line a column heading above."""
+    text = title if heading is None else f"{heading}\n{title or ' '}"
+    ax.set_title(text, fontsize=6.5, color=colour, loc="left", pad=3, linespacing=1.5)
 
 
 def _reason(row: CamRow, kind: str) -> str:

@@ -8,12 +8,14 @@ import unicodedata
 import uuid
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
@@ -45,9 +47,10 @@ FALLBACK_FONTS = (
 NO_GLYPH = "□"
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Blank paper, in inches."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+def new_figure(width: float, height: float, *, gap: float = 0.04) -> Figure:
+    """Blank paper, in inches, with ``gap`` around every axes."""
+    layout = ConstrainedLayoutEngine(w_pad=gap, h_pad=max(gap, 0.05), wspace=0, hspace=0)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -56,8 +59,9 @@ def finish(figure: Figure, suptitle: str = "") -> Figure:
     """Add the wrapped title and give all lettering the same fonts."""
     if suptitle:
         # A letter of DejaVu Sans at 11 points is about 0.09 inch wide.
-        wrapped = textwrap.fill(plain(suptitle), max(12, int(figure.get_figwidth() / 0.09)))
-        figure.suptitle(wrapped, fontsize=11, color=INK)
+        width = max(12, int(figure.get_figwidth() / 0.09))
+        lines = [part for line in suptitle.splitlines() for part in textwrap.wrap(plain(line), width)]
+        figure.suptitle("\n".join(lines), fontsize=11, color=INK)
     families = list(_fonts()[0])
     for text in figure.findobj(Text):
         text.set_fontfamily(families)
@@ -111,7 +115,7 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f}%" if np.isfinite(share) else "–"
 
 
-def tidy(ax: Axes, *, grid: str | None = None) -> None:
+def tidy(ax: Axes, *, grid: Literal["x", "y", "both"] | None = None) -> None:
     """Leave two spines, small ticks and, along one axis or ``"both"``, a faint grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set_color(GRAY)

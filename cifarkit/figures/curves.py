@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
@@ -179,7 +180,7 @@ def _pair(ax: Axes, epochs: NDArray[np.int64], train: Floats, val: Floats, val_n
                 label=name,
             )
     ax.set_xlabel("epoch", fontsize=9)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
 
 
@@ -201,13 +202,18 @@ def _mark_rules(ax: Axes, curve: LrCurve, lrs: Floats, smoothed: Floats) -> None
             label=f"{plain(rule)}: {lr:.2g}" + (" (used)" if rule == curve.rule else ""),
         )
         if steepest:
+            # Left of the fall the space below the curve is free; near the left edge, the space above.
+            left = np.log(lr / lrs[known][0]) > 0.35 * np.log(lrs[known][-1] / lrs[known][0])
             ax.annotate(
                 f"steepest: {lr:.2g}",
                 (lr, loss),
-                xytext=(12, 10),
+                xytext=(-11, -13) if left else (11, 8),
                 textcoords="offset points",
+                ha="right" if left else "left",
                 fontsize=9,
                 color=VERMILLION,
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+                zorder=7,
             )
     if np.isfinite(curve.suggestion) and curve.suggestion > 0:
         ax.axvline(curve.suggestion, color=INK, linewidth=0.9, linestyle=":", zorder=1)

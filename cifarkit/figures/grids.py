@@ -41,7 +41,7 @@ def denormalize(
 
 def image_grid(images: Image, titles: Sequence[str], columns: int = 10, suptitle: str = "") -> Figure:
     """Images (N, H, W, C) row by row, each under its title."""
-    figure, cells = _cells(len(images), columns, width=0.95, height=1.12)
+    figure, cells = _cells(len(images), columns, width=0.95, height=1.1)
     for ax, image, title in zip(cells, images, _padded(titles, len(images)), strict=False):
         draw_image(ax, image)
         ax.set_title(short(title), fontsize=7, color=INK, pad=3)
@@ -69,9 +69,8 @@ def stages(rows: Sequence[tuple[str, Image]], titles: Sequence[str], suptitle: s
     labels = ["\n".join(textwrap.wrap(plain(label), 22)) for label, _ in rows]
     # Letters of 8 points are about 0.075 inch wide.
     margin = 0.3 + 0.075 * max(len(line) for label in labels for line in [*label.splitlines(), ""])
-    figure = new_figure(max(MIN_WIDTH, margin + 0.95 * columns), 0.8 + 0.98 * len(rows))
+    figure = new_figure(max(MIN_WIDTH, margin + 0.95 * columns), 0.6 + 1.0 * len(rows), gap=0.02)
     grid = figure.add_gridspec(len(rows), columns)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for i, (label, (_, images)) in enumerate(zip(labels, rows, strict=True)):
         for j, image in enumerate(images):
             ax = figure.add_subplot(grid[i, j])

@@ -11,7 +11,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from cifarkit.figures.canvas import (
     BLUE,
     INK,
-    ORANGE,
     SKY,
     VERMILLION,
     finish,
@@ -25,6 +24,7 @@ from cifarkit.results import ClassScore, Evaluation
 
 # More classes than this, and the counts in the cells are too small to read.
 MAX_CLASSES_WITH_COUNTS = 20
+MAX_CLASSES_WITH_NAMES = 125
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
@@ -32,7 +32,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     counts = np.array(evaluation.confusion, dtype=np.float64)
     counts = counts.reshape(len(counts), -1)
     classes = len(counts)
-    side = float(np.clip(2.6 + 0.5 * classes, 4.2, 12.5))
+    side = float(np.clip(2.6 + 0.5 * classes, 4.2, 16))
     figure = new_figure(side + 0.9, side)
     ax = figure.add_subplot()
     title = f"Confusion on {_where(evaluation)}: top-1 {percent(evaluation.top1, 2)}"
@@ -45,12 +45,16 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     norm = PowerNorm(gamma=0.4, vmin=0, vmax=1)
     mesh = ax.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
     names = [short(score.name) for score in evaluation.per_class]
-    size = 8 if classes <= MAX_CLASSES_WITH_COUNTS else max(4.0, 8 - classes / 25)
-    ax.set_xticks(range(classes), names, rotation=45 if classes <= 20 else 90, fontsize=size)
+    # Letters get 0.6 of a cell's height; where that is too small to read, every second name, or third...
+    every = -(-classes // MAX_CLASSES_WITH_NAMES)
+    size = min(8.0, 0.6 * 72 * every * (side - 2) / classes)
+    ax.set_xticks(
+        range(0, classes, every), names[::every], rotation=45 if classes <= 20 else 90, fontsize=size
+    )
     if classes <= MAX_CLASSES_WITH_COUNTS:
         for label in ax.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(classes), names, fontsize=size)
+    ax.set_yticks(range(0, classes, every), names[::every], fontsize=size)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     _separate_cells(ax, classes)
@@ -58,7 +62,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     ax.set_ylabel("true class", fontsize=9)
     if classes <= MAX_CLASSES_WITH_COUNTS:
         for i, j in np.argwhere(counts > 0):
-            dark = norm(shares[i, j]) > 0.6
+            colour = "white" if shares[i, j] > 0.25 else INK
             ax.text(
                 j,
                 i,
@@ -66,7 +70,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
                 ha="center",
                 va="center",
                 fontsize=7,
-                color="white" if dark else INK,
+                color=colour,
             )
     bar = figure.colorbar(mesh, ax=ax, shrink=0.7, pad=0.02, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -79,16 +83,14 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
 
 def calibration(evaluation: Evaluation) -> Figure:
     """Accuracy against confidence by bin, and how many predictions fall into each bin."""
-    figure = new_figure(4.6, 5.2)
+    figure = new_figure(4.8, 5.2)
     ax, counts_ax = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    bins = [
-        b for b in evaluation.calibration if b.samples > 0 and np.isfinite([b.accuracy, b.confidence]).all()
-    ]
+    bins = [b for b in evaluation.calibration if b.samples and np.isfinite(b.accuracy + b.confidence)]
     left, width = [b.lower for b in bins], [b.upper - b.lower for b in bins]
     accuracy = np.array([b.accuracy for b in bins])
     gap = np.array([b.confidence for b in bins]) - accuracy
     ax.bar(left, accuracy, width, align="edge", color=SKY, edgecolor="white", label="accuracy")
-    for sign, colour, label in ((1, VERMILLION, "overconfident by"), (-1, ORANGE, "underconfident by")):
+    for sign, colour, label in ((1, VERMILLION, "overconfidence"), (-1, INK, "underconfidence")):
         some = sign * gap > 0
         if some.any():
             ax.bar(
@@ -122,7 +124,7 @@ def calibration(evaluation: Evaluation) -> Figure:
     counts_ax.xaxis.set_major_formatter(PercentFormatter(1.0))
     counts_ax.set_xlabel("confidence", fontsize=9)
     counts_ax.set_ylabel("images (log)", fontsize=9)
-    return finish(figure, f"Calibration on {_where(evaluation)}: ECE {percent(evaluation.ece, 2)}")
+    return finish(figure, f"Calibration: ECE {percent(evaluation.ece, 2)}\n{_where(evaluation)}")
 
 
 def per_class(evaluation: Evaluation) -> Figure:
@@ -136,7 +138,7 @@ def per_class(evaluation: Evaluation) -> Figure:
         return finish(figure, title)
 
     places = np.arange(len(scores))
-    ax.barh(places, [_or_zero(s.f1) for s in scores], height=0.72, color="#CFE3F1", label="F1")
+    ax.barh(places, [_or_zero(s.f1) for s in scores], height=0.72, color="#CFE3F1", label="F1 (written out)")
     marks = (("precision", VERMILLION, "D"), ("recall", BLUE, "|"))
     for name, colour, marker in marks:
         ax.scatter(
@@ -149,7 +151,7 @@ def per_class(evaluation: Evaluation) -> Figure:
             label=name,
             zorder=3,
         )
-    for place, score in zip(places, scores, strict=True):
+    for place, score in enumerate(scores):
         ax.text(0.012, place, f"{percent(score.f1, 1)}", va="center", fontsize=7, color=INK)
     ax.set_yticks(places, [_label(score) for score in scores])
     ax.set_ylim(len(scores) - 0.4, -0.6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,6 +75,28 @@ class StoryKeeper(pl.Callback):
         story = asdict(self.story)
         story["rows"] = [asdict(row) for row in self.rows]
         checkpoint[KEY] = {"format": FORMAT, **story}
+
+
+class Saver(pl.callbacks.Checkpoint):
+    """Writes ``last.ckpt`` after every validation, and ``best.ckpt`` whenever that was the best so far.
+
+    Both are replaced whole or not at all. What was best is read from the story, which survives a resume in
+    another folder; Lightning's ModelCheckpoint forgets it there.
+    """
+
+    def __init__(self, folder: Path, story: StoryKeeper) -> None:
+        self.folder, self.story = folder, story
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        fresh = self.folder / ".fresh.ckpt"
+        trainer.save_checkpoint(fresh)
+        if not trainer.is_global_zero:
+            return
+        *earlier, latest = self.story.rows
+        if all(latest.val_acc > row.val_acc for row in earlier):
+            shutil.copyfile(fresh, self.folder / ".best.ckpt")
+            os.replace(self.folder / ".best.ckpt", self.folder / "best.ckpt")
+        os.replace(fresh, self.folder / "last.ckpt")
 
 
 def read_story(path: Path) -> tuple[Story, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cifarkit.augment.policies import find_policy
 from cifarkit.augment.randomness import mix
@@ -22,7 +22,7 @@ from cifarkit.pipeline import eval_loader, train_loader
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow, FitResult
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
-from cifarkit.training.checkpoints import Story, StoryKeeper, read_story
+from cifarkit.training.checkpoints import Saver, Story, StoryKeeper, read_story
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.hardware import Hardware, reuse_freed_memory
 from cifarkit.training.module import Classifier
@@ -48,7 +48,8 @@ def fit(
         target_acc: stop as soon as validation accuracy, a fraction, reaches it.
         workers: see `pipeline.train_loader`.
         deterministic: use only algorithms that repeat bit for bit (the CPU path does by itself).
-        resume: a ``last.ckpt`` to continue; the training goes on with the epoch after it.
+        resume: a ``last.ckpt`` to continue, with the ``best.ckpt`` beside it; the training goes on with
+            the epoch after it.
         observers: told of steps and epochs on this thread.
 
     Raises:
@@ -64,14 +65,15 @@ def fit(
     story = _story(recipe, data, hardware, seed, target_acc)
     if resume:
         story = replace(story, rows=_rows_to_continue(resume, data))
+        best = resume.with_name("best.ckpt")
+        if best.is_file() and best.parent != folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(best, folder / best.name)
     steps = recipe.epochs * (len(data.train) // recipe.batch_size)
     side = data.preprocessing.image_shape[1]
     module = Classifier(build_network(recipe, data), recipe, total_steps=steps, side=side, seed=seed)
     keeper, stop = StoryKeeper(story), StopOnSignal()
     reporter = Reporter(keeper, observers, val_split=data.val.split, target_acc=target_acc)
-    checkpoints = ModelCheckpoint(
-        folder, filename="best", monitor="val_acc", mode="max", save_last=True, enable_version_counter=False
-    )
     with _quiet_lightning(), stop.listening():
         trainer = pl.Trainer(
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
@@ -81,7 +83,7 @@ def fit(
             precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
             max_epochs=recipe.epochs,
             deterministic=deterministic,
-            callbacks=[DivergenceGuard(), reporter, keeper, stop, checkpoints],
+            callbacks=[DivergenceGuard(), reporter, keeper, stop, Saver(folder, keeper)],
             default_root_dir=folder,
             logger=False,
             enable_progress_bar=False,

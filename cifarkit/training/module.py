@@ -65,9 +65,6 @@ class Classifier(pl.LightningModule):
         logits = self(images.contiguous(memory_format=torch.channels_last)).float()
         self.val_totals.update(logits, labels, F.cross_entropy(logits, labels))
 
-    def on_validation_epoch_end(self) -> None:
-        self.log("val_acc", self.val_totals.compute()[1])  # what the best checkpoint is chosen by
-
     def configure_optimizers(self) -> dict[str, object]:
         assert self.recipe.lr is not None
         optimizer = build_optimizer(

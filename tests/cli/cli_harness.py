@@ -255,15 +255,13 @@ class Store:
         return f"sqlite:///{self.folder}/mlflow.db"
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """The answer of the store's database; nothing where there is none."""
+        """The answer of the store's database to a question about runs; nothing where there are none yet."""
         if not (self.folder / "mlflow.db").exists():
             return []
         connection = sqlite3.connect(self.folder / "mlflow.db", timeout=30)
         try:
-            return connection.execute(query).fetchall()
-        except sqlite3.OperationalError as error:
-            assert "no such table" in str(error)
-            return []
+            exists = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone()
+            return connection.execute(query).fetchall() if exists else []
         finally:
             connection.close()
 
@@ -289,7 +287,9 @@ class Trained(Store):
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
         copied = Trained(folder, run_id)
         connection = sqlite3.connect(folder / "mlflow.db")
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        tables = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         for table in tables:
             columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
             for column in columns & {"run_uuid", "artifact_uri", "artifact_location"}:
@@ -300,7 +300,9 @@ class Trained(Store):
         moved = folder / "mlruns" / "1" / self.run_id
         moved.rename(moved.with_name(run_id))
         for report in (copied.artifacts / "reports").iterdir():
-            report.write_text(report.read_text(encoding="utf-8").replace(self.run_id, run_id), encoding="utf-8")
+            report.write_text(
+                report.read_text(encoding="utf-8").replace(self.run_id, run_id), encoding="utf-8"
+            )
         return copied
 
     @property

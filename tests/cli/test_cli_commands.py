@@ -268,9 +268,7 @@ def test_gradcam_by_index(
     method: str, cli: Cli, trained: Trained, tmp_path: Path, unseen_digits: ImageSet
 ) -> None:
     first, second = (int(i) for i in unseen_digits.indices[[3, 7]])
-    outcome = cli(
-        "gradcam", "--index", first, "--index", second, "--method", method, "--json", store=trained
-    )
+    outcome = cli("gradcam", "--index", first, "--index", second, "--method", method, "--json", store=trained)
     explained = outcome.succeeded().validated(results.CamResult)
     assert [row["source"] for row in explained["images"]] == [f"#{first}", f"#{second}"]
     assert [row["true_class"] for row in explained["images"]] == [
@@ -297,9 +295,7 @@ def test_gradcam_at_a_layer(cli: Cli, trained: Trained) -> None:
     assert (explained.succeeded().data["layer"], explained.data["map_size"]) == ("features.0", [8, 8])
 
 
-def test_gradcam_of_image_files(
-    cli: Cli, trained: Trained, tmp_path: Path, unseen_digits: ImageSet
-) -> None:
+def test_gradcam_of_image_files(cli: Cli, trained: Trained, tmp_path: Path, unseen_digits: ImageSet) -> None:
     Image.fromarray(unseen_digits.images[0, ..., 0]).save(tmp_path / "grey.png")
     colours = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     Image.fromarray(colours).save(tmp_path / "photo.jpg")

@@ -1,0 +1,161 @@
+"""Every way to ask `fit` for something, and the record that it was done."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from cli_harness import COLOURS, Outcome, Store, artifact_names, colour_folder, history, is_picture, run
+
+from cifarkit import results
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+Cli = Callable[..., Outcome]
+FIT = ("fit", "--dataset", "digits")
+
+
+def test_target_reached_ends_the_training(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli(*FIT, "--epochs", "8", "--target-acc", "0.5", "--json").succeeded()
+    result = outcome.validated(results.FitResult)
+    assert result["target_reached"] is True
+    assert result["epochs"] == len(result["rows"]) < 8
+    assert result["best_val_acc"] >= 0.5
+    assert 0 < result["time_to_target_seconds"] <= result["train_seconds"]
+    metrics = mlflow.MlflowClient().get_run(result["run_id"]).data.metrics
+    assert metrics["time_to_target_seconds"] == pytest.approx(result["time_to_target_seconds"])
+    assert Store(tmp_path).statuses == ["FINISHED"]
+
+
+def test_target_not_reached_is_said_by_the_exit_code(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli(*FIT, "--epochs", "1", "--target-acc", "0.999")
+    outcome.failed(3, "test accuracy", "99.90%", "--epochs")
+    assert outcome.line == Store(tmp_path).run_ids[0]
+    assert Store(tmp_path).statuses == ["FINISHED"]
+    cli("eval", "--run", outcome.line).succeeded()
+
+
+def test_target_not_reached_as_json(cli: Cli) -> None:
+    outcome = cli(*FIT, "--epochs", "1", "--target-acc", "0.999", "--model", "speednet-slim", "--json", "-q")
+    outcome.failed(2, "at least 9 x 9", "--model small-cnn")
+    outcome = cli(*FIT, "--epochs", "1", "--target-acc", "0.999", "--model", "custom-resnet", "--json", "-q")
+    outcome.failed(3)
+    result = outcome.validated(results.FitResult)
+    assert (result["target_reached"], result["model"]) == (False, "custom-resnet")
+    assert outcome.err.splitlines() == outcome.errors
+
+
+def test_every_option_reaches_the_run(tmp_path: Path) -> None:
+    options = {
+        "--epochs": "2",
+        "--batch-size": "48",
+        "--optimizer": "sgd",
+        "--policy": "original-mnist",
+        "--lr": "auto",
+        "--workers": "1",
+        "--val-size": "200",
+        "--seed": "3",
+        "--precision": "fp32",
+        "--gpus": "0",
+        "--experiment": "other things",
+        "--run-name": "a name",
+    }
+    flags = [word for pair in options.items() for word in pair]
+    outcome = run([*FIT, *flags], tmp_path).succeeded()
+    client = mlflow.MlflowClient(Store(tmp_path).uri)
+    found = client.get_run(outcome.line)
+    params = found.data.params
+    expected = {
+        "epochs": "2",
+        "batch_size": "48",
+        "optimizer": "sgd",
+        "policy": "original-mnist",
+        "workers": "1",
+        "val_size": "200",
+        "val_split": "val",
+        "val_images": "200",
+        "train_images": "1237",
+        "seed": "3",
+        "device": "cpu",
+        "precision": "fp32",
+    }
+    assert {key: params[key] for key in expected} == expected
+    assert found.info.run_name == "a name"
+    assert client.get_experiment(found.info.experiment_id).name == "other things"
+    assert "200 of the training split, held out" in outcome.err
+    assert "learning rate" in outcome.err
+    assert {"figures/lr_range_test.png", "reports/lr_range_test.json"} <= artifact_names(client, outcome.line)
+    curve = client.download_artifacts(outcome.line, "reports/lr_range_test.json", str(tmp_path))
+    suggestion = Outcome(0, Path(curve).read_text(), "").validated(results.LrCurve)["suggestion"]
+    assert float(params["lr"]) == suggestion
+    assert [step for step, _ in history(client, outcome.line, "val/acc")] == [1, 2]
+
+
+def test_held_out_images_are_what_eval_measures(cli: Cli) -> None:
+    run_id = cli(*FIT, "--epochs", "1", "--val-size", "100", "--quiet").succeeded().line
+    accuracy = mlflow.MlflowClient().get_run(run_id).data.metrics["best_val_acc"]
+    for split, samples in ((None, 100), ("val", 100), ("test", 360), ("train", 1337)):
+        flags = ("--split", split) if split else ()
+        scores = cli("eval", "--json", *flags).succeeded().data
+        assert (scores["split"], scores["samples"]) == (split or "val", samples)
+        assert samples != 100 or scores["top1"] == pytest.approx(accuracy)
+
+
+def test_settings_from_the_environment(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {
+        "DATASET": "digits",
+        "EPOCHS": "1",
+        "BATCH_SIZE": "100",
+        "OPTIMIZER": "adam",
+        "SEED": "5",
+        "QUIET": "1",
+        "EXPERIMENT": "from outside",
+    }.items():
+        monkeypatch.setenv(f"CIFARKIT_{name}", value)
+    elsewhere = Store(tmp_path / "elsewhere")
+    elsewhere.folder.mkdir()
+    outcome = cli("fit", "--batch-size", "90", store=elsewhere).succeeded()
+    assert outcome.err == ""
+    client = mlflow.MlflowClient(elsewhere.uri)
+    found = client.get_run(outcome.line)
+    expected = {"dataset": "digits", "epochs": "1", "batch_size": "90", "optimizer": "adam", "seed": "5"}
+    assert {key: found.data.params[key] for key in expected} == expected
+    assert client.get_experiment(found.info.experiment_id).name == "from outside"
+
+
+def test_a_folder_of_images_needs_no_other_option(cli: Cli, tmp_path: Path) -> None:
+    root = colour_folder(tmp_path / "colours", COLOURS, images=20, side=16)
+    result = cli("fit", "--dataset", f"folder:{root}", "--json").succeeded().validated(results.FitResult)
+    assert result["recipe"] == "folder"
+    assert result["best_val_acc"] > 0.9
+    scores = cli("eval", "--json").succeeded().validated(results.Evaluation)
+    assert [c["name"] for c in scores["per_class"]] == sorted(COLOURS)
+    assert scores["samples"] == 12
+    figure = cli("gradcam", "--correct", "--limit", "2").succeeded().line
+    assert is_picture(tmp_path / figure)
+    # A network this good may leave nothing to explain; that is no failure either.
+    for command in ("misclassified", "gradcam"):
+        assert is_picture(tmp_path / cli(command).succeeded().line)
+
+
+def test_a_folder_of_images_is_data_like_any_other(cli: Cli, tmp_path: Path) -> None:
+    name = f"folder:{colour_folder(tmp_path / 'colours', COLOURS, images=5, side=20)}"
+    assert cli("data", "download", name).succeeded().line == str(tmp_path / "colours")
+    report = cli("data", "verify", name, "--json").succeeded().validated(results.VerifyReport)
+    assert (report["ok"], len(report["files"])) == (True, 15)
+    stats = cli("data", "stats", name, "--image-size", "20", "--json").succeeded()
+    assert stats.validated(results.DataStats)["image_shape"] == [3, 20, 20]
+    assert is_picture(tmp_path / cli("data", "preview", name, "--count", "3").succeeded().line)
+
+
+def test_a_run_in_a_repository_names_its_commit(cli: Cli, tmp_path: Path) -> None:
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path))
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", "first"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    cli("lr-find", "--dataset", "digits", "--steps", "40", "--max-lr", "0.1").succeeded()
+    (found,) = mlflow.MlflowClient().search_runs(["1"])
+    assert found.data.tags["mlflow.source.git.commit"].startswith(head.strip())

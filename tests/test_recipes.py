@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, replace
+
+import pytest
+
+from cifarkit.augment.policies import POLICIES
+from cifarkit.data.datasets import DATASETS, find_dataset
+from cifarkit.errors import UnknownName, UsageError
+from cifarkit.models import MODELS, check_size
+from cifarkit.optim import OPTIMIZERS
+from cifarkit.optim.schedules import Linear, OneCycle
+from cifarkit.recipes import PRECISIONS, RECIPES, Recipe, find_recipe
+
+EVERY = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+
+
+@EVERY
+def test_every_name_is_in_its_table(recipe: Recipe) -> None:
+    assert recipe.model in MODELS
+    assert recipe.policy in POLICIES
+    assert recipe.optimizer in OPTIMIZERS
+    assert recipe.precision in PRECISIONS
+    assert RECIPES[recipe.name] is recipe
+
+
+@EVERY
+def test_numbers_are_usable(recipe: Recipe) -> None:
+    assert recipe == recipe.override()
+    assert recipe.description
+    assert recipe.weight_decay >= 0
+    assert 0 <= recipe.label_smoothing < 1
+    assert recipe.image_scale
+    assert all(0 < scale <= 1 for scale in recipe.image_scale)
+    assert recipe.image_scale[-1] == 1.0
+    assert hash(recipe.schedule) == hash(replace(recipe.schedule))
+
+
+@EVERY
+def test_evidence_is_complete(recipe: Recipe) -> None:
+    for evidence in recipe.evidence:
+        assert evidence.dataset in DATASETS
+        assert 0 < evidence.accuracy_mean <= 1
+        assert evidence.accuracy_std >= 0
+        assert evidence.runs >= 1
+        assert evidence.train_seconds > 0
+        assert evidence.hardware
+        assert evidence.command.startswith("cifarkit fit")
+
+
+@EVERY
+def test_settings_survive_json(recipe: Recipe) -> None:
+    settings = recipe.settings()
+    assert not any(isinstance(value, dict) for value in settings.values())
+    again = Recipe.from_settings(json.loads(json.dumps(settings)))
+    assert again == replace(recipe, description="", evidence=())
+    assert again.settings() == settings
+
+
+def test_settings_name_everything_but_prose() -> None:
+    settings = RECIPES["onecycle"].settings()
+    assert settings["recipe"] == "onecycle"
+    assert settings["schedule"] == "OneCycle"
+    assert settings["schedule.rise"] == 5 / 24
+    assert settings["lr"] is None
+    names = {f.name for f in fields(Recipe)} - {"name", "description", "evidence"}
+    assert names <= set(settings)
+
+
+def test_settings_are_not_changed_by_reading_them() -> None:
+    settings = RECIPES["fast"].settings()
+    before = json.dumps(settings)
+    Recipe.from_settings(settings)
+    assert json.dumps(settings) == before
+
+
+def test_override_replaces_what_is_given_and_keeps_the_rest() -> None:
+    changed = RECIPES["digits"].override(epochs=2, lr=0.5, model=None, batch_size=None)
+    assert changed == replace(RECIPES["digits"], epochs=2, lr=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"epochs": -3}, "epochs must be at least 1, not -3"),
+        ({"batch_size": 0}, "batch size must be at least 1, not 0"),
+        ({"batch_size": -1}, "batch size must be at least 1, not -1"),
+        ({"lr": math.nan}, "learning rate must be a positive number, not nan"),
+        ({"lr": 0.0}, "learning rate must be a positive number, not 0.0"),
+        ({"lr": -1.0}, "learning rate must be a positive number, not -1.0"),
+        ({"lr": math.inf}, "learning rate must be a positive number, not inf"),
+        ({"precision": "fp16"}, "unknown precision 'fp16'.*valid: auto, fp32, bf16"),
+    ],
+)
+@EVERY
+def test_override_refuses_what_no_training_can_use(
+    recipe: Recipe, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        recipe.override(**change)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_can_be_asked_for(precision: str) -> None:
+    assert RECIPES["fast"].override(precision=precision).precision == precision
+
+
+@pytest.mark.parametrize("dataset", DATASETS.values(), ids=DATASETS)
+def test_every_data_set_has_a_recipe_whose_network_takes_its_images(dataset: object) -> None:
+    entry = DATASETS[dataset.name]  # type: ignore[attr-defined]
+    recipe = find_recipe(entry.recipe)
+    side = round(entry.image_shape[1] * min(recipe.image_scale))
+    check_size(recipe.model, (entry.image_shape[0], side, side))
+
+
+def test_folders_have_a_recipe() -> None:
+    assert find_dataset("folder:anywhere").recipe in RECIPES
+
+
+def test_the_original_is_kept() -> None:
+    original = RECIPES["onecycle"]
+    assert (original.model, original.policy, original.optimizer) == (
+        "custom-resnet", "original-cifar10", "adam",
+    )  # fmt: skip
+    assert original.schedule == OneCycle(rise=5 / 24, div_factor=100.0, final_div_factor=100.0)
+    assert (original.epochs, original.batch_size, original.weight_decay) == (24, 512, 1e-2)
+
+
+def test_recipes_are_values() -> None:
+    recipe = RECIPES["fast"]
+    assert hash(recipe) == hash(replace(recipe))
+    assert recipe != replace(recipe, schedule=Linear(warmup=0.5))
+
+
+def test_unknown_recipes_get_a_suggestion() -> None:
+    with pytest.raises(UnknownName, match="unknown recipe 'fats': did you mean fast"):
+        find_recipe("fats")
