@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,21 +113,7 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[Batch]:
         for at in self.sampler:
             at = at.to(self.device)
-            with _one_thread():
-                batch = self.augment(self.images[at], at, self.sampler.epoch), self.labels[at]
-            yield batch
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The many small steps of an augmentation lose more to waking and joining threads than they gain:
-    on two cores fourteenfold where another process keeps one of them busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+            yield self.augment(self.images[at], at, self.sampler.epoch), self.labels[at]
 
 
 class _AugmentedImages(Dataset[tuple[Tensor, int]]):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cifarkit.errors import UnknownName, UsageError
+from cifarkit.models import one_view
 
 GOOD_MAP_SIDE = 8
 CONSTANT_SPREAD = 1e-6
@@ -106,7 +107,9 @@ def class_maps(
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     maps: list[npt.NDArray[np.float32]] = []
-    with getattr(pytorch_grad_cam, METHODS[method])(model=network, target_layers=[layer]) as cam:
+    cam_class = getattr(pytorch_grad_cam, METHODS[method])
+    # A map is about the image as it is; the activations of its mirror would be mixed into it.
+    with one_view(network), cam_class(model=network, target_layers=[layer]) as cam:
         cam.batch_size = BATCH  # of the methods that perturb
         compute = cam.get_cam_image
 

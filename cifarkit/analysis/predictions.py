@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cifarkit.data.image_set import ImageSet
+from cifarkit.models import one_view
 from cifarkit.pipeline import Preprocessing, eval_loader
 
 TTA_SHIFT = 1
@@ -82,7 +83,8 @@ def predict(
 
 def _views(network: nn.Module, images: Tensor) -> Tensor:
     def both(batch: Tensor) -> Tensor:
-        mean: Tensor = (network(batch) + network(batch.flip(3))) / 2
+        with one_view(network):
+            mean: Tensor = (network(batch) + network(batch.flip(3))) / 2
         return mean
 
     shift, (height, width) = TTA_SHIFT, images.shape[2:]

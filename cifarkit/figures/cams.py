@@ -117,8 +117,21 @@ def _draw_missing(ax: Axes, reason: str, aspect: float) -> None:
 
 def _entitle(ax: Axes, title: str, colour: str, heading: str | None) -> None:
     """The title, which may run on over the next column, and in the first line a column heading above."""
-    text = title if heading is None else f"{heading}\n{title or ' '}"
-    ax.set_title(text, fontsize=6.5, color=colour, loc="left", pad=3, linespacing=1.5)
+    # The layout counts a title's height but not its width, so an empty line makes room for the heading.
+    ax.set_title(
+        title if heading is None else f" \n{title or ' '}", loc="left", pad=3, fontsize=6.5, color=colour
+    )
+    if heading is not None:
+        above = ax.annotate(
+            heading,
+            (0, 1),
+            (0, 13),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=6.5,
+            color=colour,
+        )
+        above.set_in_layout(False)
 
 
 def _reason(row: CamRow, kind: str) -> str:

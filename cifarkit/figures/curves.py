@@ -45,15 +45,18 @@ def lr_range_test(curve: LrCurve) -> Figure:
     tidy(ax, grid="y")
     title = f"Learning-rate range test: {curve.model}, {curve.dataset}, {curve.optimizer}"
     lrs, losses, smoothed = (_finite(values) for values in (curve.lrs, curve.losses, curve.smoothed))
-    if not np.isfinite(smoothed).any() or not (lrs > 0).any():
+    # A smoothing that met one NaN may have spread it over the whole curve.
+    trend = smoothed if np.isfinite(smoothed).any() else losses
+    if not (np.isfinite(trend) & (lrs > 0)).any():
         say_nothing_to_show(ax, "no finite loss")
         return finish(figure, title)
 
     one = len(lrs) == 1
     ax.plot(lrs, losses, color=GRAY, alpha=0.45, linewidth=0.9, marker="." if one else "", label="loss")
-    ax.plot(lrs, smoothed, color=BLUE, linewidth=2, marker="." if one else "", label="smoothed loss")
-    _mark_rules(ax, curve, lrs, smoothed)
-    ax.set_ylim(*_descent_range(losses, smoothed))
+    if trend is smoothed:
+        ax.plot(lrs, smoothed, color=BLUE, linewidth=2, marker="." if one else "", label="smoothed loss")
+    _mark_rules(ax, curve, lrs, trend)
+    ax.set_ylim(*_descent_range(losses, trend))
     _plain_log_axis(ax)
     ax.set_xlabel("learning rate", fontsize=9)
     ax.set_ylabel("training loss", fontsize=9)

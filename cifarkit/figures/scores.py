@@ -35,7 +35,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     side = float(np.clip(2.6 + 0.5 * classes, 4.2, 16))
     figure = new_figure(side + 0.9, side)
     ax = figure.add_subplot()
-    title = f"Confusion on {_where(evaluation)}: top-1 {percent(evaluation.top1, 2)}"
+    title = f"Confusion: top-1 {percent(evaluation.top1, 2)}\n{_where(evaluation)}"
     if classes == 0:
         say_nothing_to_show(ax, "no classes")
         return finish(figure, title)
@@ -72,7 +72,9 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
                 fontsize=7,
                 color=colour,
             )
-    bar = figure.colorbar(mesh, ax=ax, shrink=0.7, pad=0.02, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar = figure.colorbar(
+        mesh, ax=ax, shrink=0.7, aspect=20 if side < 9 else 45, pad=0.02, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1]
+    )
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     bar.ax.tick_params(labelsize=7, length=2)
     bar.ax.minorticks_off()
@@ -132,7 +134,7 @@ def per_class(evaluation: Evaluation) -> Figure:
     scores = sorted(evaluation.per_class, key=lambda score: _or_zero(score.f1), reverse=True)
     figure = new_figure(6.8, 1.5 + 0.24 * max(3, len(scores)))
     ax = figure.add_subplot()
-    title = f"Scores by class on {_where(evaluation)}: top-1 {percent(evaluation.top1, 2)}"
+    title = f"Scores by class: top-1 {percent(evaluation.top1, 2)}\n{_where(evaluation)}"
     if not scores:
         say_nothing_to_show(ax, "no classes")
         return finish(figure, title)

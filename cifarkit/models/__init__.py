@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def _speednet(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
 def _speednet_slim(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     from cifarkit.models.speednet import SpeedNet
 
-    return SpeedNet(image_shape, classes, widths=(64, 128, 256))
+    return SpeedNet(image_shape, classes, widths=(32, 128, 256))
 
 
 def _small_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -73,7 +74,7 @@ MODELS: dict[str, Model] = {
     ),
     "resnet18": Model("ResNet-18 with a 3x3 stem and no first max-pool", _resnet18, 8),
     "speednet": Model("the whitening network of the speed records, 64-256-256", _speednet, 9),
-    "speednet-slim": Model("the same, 64-128-256: about half the FLOPs, for CPUs", _speednet_slim, 9),
+    "speednet-slim": Model("the same, 32-128-256: under half the FLOPs, for CPUs", _speednet_slim, 9),
     "small-cnn": Model("six convolutions for one-channel images", _small_cnn, 4),
 }
 
@@ -104,3 +105,17 @@ def find_model(name: str) -> Model:
     if name not in MODELS:
         raise UnknownName("model", name, MODELS)
     return MODELS[name]
+
+
+@contextmanager
+def one_view(network: nn.Module) -> Iterator[None]:
+    """While it lasts, a network that averages over mirrored views looks at the image alone."""
+    mirror = getattr(network, "mirror", None)
+    if mirror is None:
+        yield
+        return
+    network.mirror = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        network.mirror = mirror

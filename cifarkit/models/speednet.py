@@ -52,6 +52,10 @@ class SpeedNet(nn.Module):
         image_shape: (C, H, W); sides of 9 pixels or more.
         classes: number of classes.
         widths: channels of the three groups; the records use (64, 256, 256).
+
+    Attributes:
+        mirror: whether a trained network looks at an image and its mirror, as the records' evaluations do.
+            It is part of the network, so that validation, `eval` and the exported model agree.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class SpeedNet(nn.Module):
             self.head.weight /= self.head.weight.std()
         # Unit-variance head weights and this scale make the logits start small whatever the width.
         self.logit_scale = 1 / widths[2]
+        self.mirror = True
 
     @torch.no_grad()
     def initialise(self, images: Tensor, eps: float = 5e-4) -> None:
@@ -94,7 +99,12 @@ class SpeedNet(nn.Module):
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes)."""
+        """Images (B, C, H, W) to logits (B, classes); out of training the mean over an image and its mirror."""
+        if self.training or not self.mirror:
+            return self._one_view(x)
+        return (self._one_view(x) + self._one_view(x.flip(3))) / 2
+
+    def _one_view(self, x: Tensor) -> Tensor:
         x = self.pool(self.groups(self.whiten(x))).flatten(1)
         logits: Tensor = self.head(x) * self.logit_scale
         return logits

@@ -365,6 +365,17 @@ def test_an_output_folder_that_cannot_be(
     assert leftovers(tmp_path) == []
 
 
+def test_what_the_store_does_not_take_is_kept(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mlruns").write_text("a file where the artifacts should go")
+    outcome = cli(*FIT.split()).succeeded()
+    kept = tmp_path / f"unrecorded-{outcome.line[:8]}"
+    assert "warning: MLflow did not take everything" in outcome.err
+    assert kept.name in outcome.err
+    assert Store(tmp_path).statuses == ["FINISHED"]
+    cli("eval", "--checkpoint", kept / "checkpoints" / "best.ckpt").succeeded()
+    assert leftovers(kept) == []
+
+
 def test_a_temporary_folder_that_cannot_be(tmp_path: Path) -> None:
     # A process of its own, as Python looks for the folder once; /tmp and the like are always there to fall
     # back on, so what is full or forbidden has to be the limit on the size of files.

@@ -1,0 +1,441 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from cifarkit import figures
+from cifarkit.errors import CifarkitError
+from cifarkit.results import CalibrationBin, CamRow, ClassScore, EpochRow, Evaluation, LrCurve, Mistake
+
+NAN = float("nan")
+ODD_NAMES = ("a_class_name_that_never_ends", "猫と犬", "$x^2$", "_private", "", "two\nlines", "\udcff", "🦊")
+
+
+def pixels(count: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, channels), dtype=np.uint8)
+
+
+def epoch_rows(count: int) -> list[EpochRow]:
+    accs = [0.5 + 0.4 * (1 - abs(epoch - 3) / 10) for epoch in range(1, count + 1)]
+    return [
+        EpochRow(epoch, 2 / epoch, acc - 0.05, 1.8 / epoch, acc, "val", 0.1, 1000.0, 1.0, 1.0 * epoch)
+        for epoch, acc in enumerate(accs, start=1)
+    ]
+
+
+def lr_curve(**changes: object) -> LrCurve:
+    lrs = np.geomspace(1e-5, 10, 60)
+    smoothed = 2.3 - 1 / (1 + np.exp(-3 * (np.log10(lrs) + 2))) + (lrs / 2) ** 4
+    curve = LrCurve(
+        dataset="digits",
+        model="tiny",
+        optimizer="adamw",
+        lrs=tuple(lrs),
+        losses=tuple(smoothed + np.random.default_rng(0).normal(0, 0.05, 60)),
+        smoothed=tuple(smoothed),
+        rules={"steepest": 0.01, "minimum/10": 0.03, "valley": None},
+        rule="steepest",
+        suggestion=0.01,
+        diverged=True,
+    )
+    return replace(curve, **changes)
+
+
+def evaluation(names: tuple[str, ...]) -> Evaluation:
+    classes = len(names)
+    confusion = np.random.default_rng(0).integers(0, 5, (classes, classes)) + 80 * np.eye(classes, dtype=int)
+    return Evaluation(
+        run_id=None,
+        dataset="digits",
+        split="test",
+        model="tiny",
+        tta=False,
+        samples=int(confusion.sum()),
+        top1=0.8765,
+        top5=0.99,
+        loss=0.4,
+        ece=0.0321,
+        per_class=tuple(ClassScore(name, 90, 0.9, 0.8, 0.5 + i / 300) for i, name in enumerate(names)),
+        confusion=tuple(tuple(int(n) for n in row) for row in confusion),
+        calibration=tuple(
+            CalibrationBin(i / 15, (i + 1) / 15, 0 if i < 3 else 10 ** (i // 4), (i + 0.5) / 15, i / 15)
+            for i in range(15)
+        ),
+    )
+
+
+def mistakes(count: int) -> list[Mistake]:
+    return [Mistake(1000 + i, "dog", "cat", 0.934, 0.051, 2.9) for i in range(count)]
+
+
+def cams(count: int, channels: int = 3, size: tuple[int, int] = (4, 4)) -> Figure:
+    cam = np.linspace(0, 1, size[0] * size[1]).reshape(size)
+    panels = [[("cat 93%", cam), ("dog 5%", None if i == 0 else cam)] for i in range(count)]
+    rows = [
+        CamRow(f"test[{i}]", "dog", "cat", 0.93, ("true: constant",) if i == 0 else ()) for i in range(count)
+    ]
+    return figures.cam_grid(pixels(count, channels), panels, rows, "digits test")
+
+
+def digits_like(count: int) -> tuple[str, ...]:
+    return tuple(f"class {i}" for i in range(count))
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "image_grid": lambda: figures.image_grid(pixels(12), digits_like(12), suptitle="digits train"),
+    "image_grid gray": lambda: figures.image_grid(pixels(3, 1), digits_like(3), columns=2),
+    "image_grid one": lambda: figures.image_grid(
+        pixels(1), ["cat"], suptitle="a title wider than one image " * 3
+    ),
+    "image_grid none": lambda: figures.image_grid(pixels(0), []),
+    "image_grid odd": lambda: figures.image_grid(pixels(10), ODD_NAMES, suptitle=" ".join(ODD_NAMES)),
+    "preview": lambda: figures.preview(
+        pixels(4), [pixels(4) / 255, pixels(4).astype(np.float32) / 200], digits_like(4), "digits train"
+    ),
+    "preview one": lambda: figures.preview(pixels(1, 1), [], [], ""),
+    "stages": lambda: figures.stages(
+        [("raw", pixels(3)), ("Perspective(scale=0.2, p=0.5, fill=0.0)", pixels(3) / 255)],
+        digits_like(3),
+        "t",
+    ),
+    "stages none": lambda: figures.stages([], [], "t"),
+    "stages odd": lambda: figures.stages([(name, pixels(1)) for name in ODD_NAMES], ODD_NAMES, "t"),
+    "lr_range_test": lambda: figures.lr_range_test(lr_curve()),
+    "lr_range_test nan loss": lambda: figures.lr_range_test(
+        lr_curve(losses=(*lr_curve().losses[:-1], NAN), smoothed=(NAN,) * 60)
+    ),
+    "lr_range_test no loss": lambda: figures.lr_range_test(
+        lr_curve(losses=(NAN,) * 60, smoothed=(NAN,) * 60)
+    ),
+    "lr_range_test one": lambda: figures.lr_range_test(
+        lr_curve(lrs=(0.1,), losses=(2.0,), smoothed=(2.0,), rules={"steepest": None}, suggestion=NAN)
+    ),
+    "lr_range_test empty": lambda: figures.lr_range_test(lr_curve(lrs=(), losses=(), smoothed=(), rules={})),
+    "lr_schedule": lambda: figures.lr_schedule([0.1, 0.2, 0.0], 2, "cosine"),
+    "lr_schedule groups": lambda: figures.lr_schedule({"_head": [0.1, 0.2], "猫": [0.1, 0.1]}, 1),
+    "lr_schedule one": lambda: figures.lr_schedule([0.1], 0),
+    "lr_schedule none": lambda: figures.lr_schedule([], 10),
+    "training_curves": lambda: figures.training_curves(epoch_rows(8), 0.94, "digits"),
+    "training_curves one": lambda: figures.training_curves(epoch_rows(1), None),
+    "training_curves none": lambda: figures.training_curves([], 0.9),
+    "training_curves nan": lambda: figures.training_curves(
+        [replace(row, val_loss=NAN, val_acc=NAN, train_loss=float("inf")) for row in epoch_rows(3)], 0.9
+    ),
+    "confusion_matrix": lambda: figures.confusion_matrix(evaluation(digits_like(10))),
+    "confusion_matrix 100": lambda: figures.confusion_matrix(evaluation(digits_like(100))),
+    "confusion_matrix odd": lambda: figures.confusion_matrix(evaluation(ODD_NAMES)),
+    "confusion_matrix one": lambda: figures.confusion_matrix(evaluation(("cat",))),
+    "confusion_matrix none": lambda: figures.confusion_matrix(evaluation(())),
+    "calibration": lambda: figures.calibration(evaluation(digits_like(10))),
+    "calibration none": lambda: figures.calibration(
+        replace(
+            evaluation(digits_like(2)),
+            ece=NAN,
+            calibration=tuple(CalibrationBin(0, 1, 0, NAN, NAN) for _ in "ab"),
+        )
+    ),
+    "per_class": lambda: figures.per_class(evaluation(digits_like(10))),
+    "per_class 100": lambda: figures.per_class(evaluation(digits_like(100))),
+    "per_class odd": lambda: figures.per_class(evaluation(ODD_NAMES)),
+    "per_class nan": lambda: figures.per_class(
+        replace(
+            evaluation(("a", "b")), per_class=(ClassScore("a", 0, NAN, NAN, NAN), ClassScore("b", 1, 1, 1, 1))
+        )
+    ),
+    "per_class none": lambda: figures.per_class(evaluation(())),
+    "misclassified": lambda: figures.misclassified(pixels(7), mistakes(7), "digits test"),
+    "misclassified one": lambda: figures.misclassified(pixels(1, 1), mistakes(1), ""),
+    "misclassified none": lambda: figures.misclassified(pixels(0), [], "digits test"),
+    "misclassified odd": lambda: figures.misclassified(
+        pixels(len(ODD_NAMES)),
+        [replace(mistakes(1)[0], true_class=n, pred_class=n, true_confidence=NAN) for n in ODD_NAMES],
+    ),
+    "cam_grid": lambda: cams(5),
+    "cam_grid one": lambda: cams(1, channels=1, size=(1, 1)),
+    "cam_grid none": lambda: cams(0),
+    "cam_grid odd": lambda: figures.cam_grid(
+        pixels(8),
+        [[(name, np.full((2, 3), NAN))] for name in ODD_NAMES],
+        [CamRow(f"/a/{name}", None, name, NAN, ()) for name in ODD_NAMES],
+    ),
+}
+
+
+def texts(figure: Figure) -> list[str]:
+    figure.draw_without_rendering()
+    return [
+        text.get_text() for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()
+    ]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_fits_its_paper_and_is_written_at_150_dpi(name: str, tmp_path: Path) -> None:
+    figure = FIGURES[name]()
+    path = figures.save(figure, tmp_path / "deep" / "er" / "figure.png")
+    assert path == tmp_path / "deep" / "er" / "figure.png"
+    height, width = imread(path).shape[:2]
+    assert (width, height) == pytest.approx(figure.get_size_inches() * 150, abs=1)
+    inked = figure.get_tightbbox()
+    assert inked.x0 > -0.02
+    assert inked.y0 > -0.02
+    assert inked.x1 < figure.get_figwidth() + 0.02
+    assert inked.y1 < figure.get_figheight() + 0.02
+    assert [p.name for p in path.parent.iterdir()] == ["figure.png"]
+
+
+# -- saving -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("obstacle", ["a folder in its place", "a file above it"])
+def test_a_failing_save_is_one_line_and_leaves_nothing(tmp_path: Path, obstacle: str) -> None:
+    path = tmp_path / "here" / "figure.png"
+    if obstacle == "a folder in its place":
+        path.mkdir(parents=True)
+    else:
+        path.parent.write_text("a file")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CifarkitError, match=r"^cannot write the figure .*figure\.png: [^\n]+$"):
+        figures.save(FIGURES["image_grid one"](), path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_save_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    path = tmp_path / "figure.png"
+    path.write_text("old")
+    figure = FIGURES["image_grid one"]()
+
+    def write_half(target: Path, **_: object) -> None:
+        Path(target).write_text("half")
+        raise error
+
+    monkeypatch.setattr(figure, "savefig", write_half)
+    expected = CifarkitError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected, match="No space left" if expected is CifarkitError else ""):
+        figures.save(figure, path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_global_is_touched() -> None:
+    before = matplotlib.rcParams.copy()
+    for name in ("lr_range_test", "confusion_matrix", "cam_grid"):
+        FIGURES[name]()
+    assert matplotlib.rcParams == before
+    check = "import sys, cifarkit.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_threads_draw_the_same_pictures(tmp_path: Path) -> None:
+    names = ["lr_range_test", "training_curves", "image_grid odd", "cam_grid one"]
+
+    def drawn(job: tuple[int, str]) -> bytes:
+        return figures.save(FIGURES[job[1]](), tmp_path / f"{job[0]}.png").read_bytes()
+
+    alone = [drawn((i, name)) for i, name in enumerate(names)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(drawn, enumerate(names, start=10))) == alone
+
+
+def test_a_missing_glyph_is_a_box_and_no_warning(tmp_path: Path) -> None:
+    figure = figures.image_grid(pixels(1), ["x\U0001f98ay"], suptitle="t")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.save(figure, tmp_path / "figure.png")
+    assert "x□y" in texts(figure)
+
+
+# -- images -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_denormalize_undoes_normalisation_exactly(channels: int) -> None:
+    raw = pixels(5, channels)
+    mean, std = (0.49, 0.48, 0.45)[:channels], (0.25, 0.24, 0.26)[:channels]
+    normalised = ((raw / 255 - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2).astype(np.float32)
+    np.testing.assert_array_equal(figures.denormalize(normalised, mean, std), raw)
+
+
+def test_denormalize_clips() -> None:
+    images = np.array([-100.0, 100.0, NAN]).reshape(3, 1, 1, 1)
+    assert figures.denormalize(images, (0.5,), (0.2,)).ravel().tolist() == [0, 255, 0]
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 10), (7, 3), (10, 10)])
+def test_image_grid_has_one_axes_per_image(count: int, columns: int) -> None:
+    figure = figures.image_grid(pixels(count), digits_like(count), columns, "digits train")
+    assert len(figure.axes) == count
+    assert {*digits_like(count), "digits train"} <= set(texts(figure))
+    shown = figure.axes[-1].images[0]
+    np.testing.assert_array_equal(shown.get_array(), pixels(count)[-1])
+    assert shown.get_interpolation() == "nearest"
+
+
+def test_one_channel_is_drawn_in_gray() -> None:
+    shown = figures.image_grid(pixels(1, 1), ["7"]).axes[0].images[0]
+    assert shown.get_cmap().name == "gray"
+    assert shown.get_clim() == (0, 255)
+
+
+def test_long_names_end_in_an_ellipsis() -> None:
+    assert "abcdefghijklm…" in texts(figures.image_grid(pixels(1), ["abcdefghijklmnopq"]))
+
+
+def test_preview_shows_raw_then_epochs() -> None:
+    draws = [pixels(4, seed=1) / 255, pixels(4, seed=2) / 255]
+    figure = figures.preview(pixels(4), draws, digits_like(4), "digits train")
+    assert len(figure.axes) == 3 * 4
+    assert {"raw", "epoch 1", "epoch 2", "class 3", "digits train"} <= set(texts(figure))
+    np.testing.assert_allclose(figure.axes[4].images[0].get_array(), draws[0][0])
+
+
+def test_stage_labels_are_whole_and_horizontal() -> None:
+    figure = FIGURES["stages"]()
+    label = figure.axes[3].yaxis.label
+    assert label.get_text().replace("\n", " ") == "Perspective(scale=0.2, p=0.5, fill=0.0)"
+    assert label.get_rotation() == 0
+
+
+def test_misclassified_names_both_classes_and_the_index() -> None:
+    figure = FIGURES["misclassified"]()
+    assert len(figure.axes) == 7
+    assert {"cat 93%", "true: dog 5%", "#1000", "#1006", "digits test"} <= set(texts(figure))
+
+
+# -- curves -----------------------------------------------------------------------------------------
+
+
+def test_range_test_marks_rules_and_survives_divergence() -> None:
+    curve = lr_curve()
+    figure = figures.lr_range_test(curve)
+    ax = figure.axes[0]
+    shown = texts(figure)
+    assert {"steepest: 0.01 (used)", "minimum/10: 0.03", "steepest: 0.01"} <= set(shown)
+    assert not any("valley" in text for text in shown)
+    assert "digits" in shown[-1] + "".join(shown)
+    low, high = ax.get_ylim()
+    assert low < min(curve.smoothed)
+    assert curve.smoothed[0] < high < 4 < max(curve.smoothed)
+    left, right = ax.get_xlim()
+    assert left < curve.lrs[0] < curve.lrs[-1] < right
+    assert ax.get_xscale() == "log"
+    star = next(line for line in ax.lines if line.get_marker() == "*")
+    assert star.get_xdata() == [0.01]
+    assert star.get_ydata()[0] == pytest.approx(np.interp(np.log(0.01), np.log(curve.lrs), curve.smoothed))
+
+
+def test_range_test_draws_the_raw_loss_where_smoothing_failed() -> None:
+    ax = FIGURES["lr_range_test nan loss"]().axes[0]
+    assert {line.get_marker() for line in ax.lines} >= {"*"}
+    assert ax.get_ylim()[1] < 4
+
+
+def test_schedule_counts_in_epochs() -> None:
+    ax = figures.lr_schedule([0.1, 0.2, 0.3, 0.2, 0.1], 2).axes[0]
+    assert ax.lines[0].get_xdata().tolist() == [0, 0.5, 1, 1.5, 2]
+    assert ax.get_ylim()[0] == 0
+
+
+@pytest.mark.parametrize(("peak", "panels"), [(0.2, 1), (20.0, 2)])
+def test_groups_far_apart_get_their_own_panels(peak: float, panels: int) -> None:
+    figure = figures.lr_schedule({"body": [0.0, 0.1], "head": [0.0, peak]}, 1)
+    assert len(figure.axes) == panels
+    assert {"body", "head"} <= set(texts(figure))
+
+
+@pytest.mark.parametrize(("count", "best"), [(1, 1), (8, 3)])
+def test_training_curves_mark_best_epoch_and_target(count: int, best: int) -> None:
+    figure = figures.training_curves(epoch_rows(count), 0.97, "digits, tiny")
+    assert len(figure.axes) == 2
+    for ax in figure.axes:
+        star = next(line for line in ax.lines if line.get_gid() == "best")
+        assert star.get_xdata() == [best]
+    shown = texts(figure)
+    assert {"train", "val", "target: 97.0%", "digits, tiny"} <= set(shown)
+    assert any(text.startswith("best: ") and text.endswith(f"epoch {best}") for text in shown)
+    assert figure.axes[1].get_ylim()[1] > 0.97
+    assert any(text.endswith("%") for text in shown)
+
+
+# -- scores -----------------------------------------------------------------------------------------
+
+
+def test_confusion_matrix_is_normalised_by_row_and_counts() -> None:
+    scores = evaluation(digits_like(4))
+    figure = figures.confusion_matrix(scores)
+    shares = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    shown = texts(figure)
+    assert any("top-1 87.65%" in text and "digits test" in text for text in shown)
+    assert {str(scores.confusion[i][i]) for i in range(4)} <= set(shown)
+    for name in digits_like(4):
+        assert shown.count(name) == 2
+
+
+def test_many_classes_have_names_but_no_counts() -> None:
+    figure = FIGURES["confusion_matrix 100"]()
+    assert not figure.axes[0].texts
+    assert texts(figure).count("class 99") == 2
+
+
+def test_calibration_tells_the_error_and_skips_empty_bins() -> None:
+    figure = FIGURES["calibration"]()
+    assert any("ECE 3.21%" in text and "digits test" in text for text in texts(figure))
+    histogram = [patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle)]
+    assert len(histogram) == 12
+
+
+def test_per_class_is_sorted_by_f1() -> None:
+    figure = figures.per_class(evaluation(digits_like(3)))
+    shown = texts(figure)
+    assert [text for text in shown if text.startswith("class")] == [f"class {i}  (90)" for i in (2, 1, 0)]
+    assert {"precision", "recall", "50.0%"} <= set(shown)
+    assert figures.per_class(evaluation(digits_like(100))).get_figheight() > 3 * figure.get_figheight()
+
+
+# -- class activation maps --------------------------------------------------------------------------
+
+
+def test_cam_grid_puts_map_and_overlay_beside_the_image() -> None:
+    figure = cams(3)
+    assert len(figure.axes) == 3 * 5
+    shown = texts(figure)
+    assert {"image", "predicted: map", "true: map", "overlay"} <= {text.strip() for text in shown}
+    assert shown.count("constant") == 1
+    assert sum("cat 93%" in text for text in shown) == 3
+    hatched = [ax for ax in figure.axes if any(patch.get_hatch() for patch in ax.patches)]
+    assert hatched == figure.axes[3:5]
+
+
+def test_twenty_cams_fit_a_page() -> None:
+    width, height = cams(20).get_size_inches()
+    assert height < 1.5 * width
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_overlay_blends_a_smooth_map_over_crisp_pixels(channels: int) -> None:
+    image = pixels(1, channels)[0]
+    cam = np.array([[0.0, 1.0]])
+    plain = figures.overlay(image, cam, alpha=0.0)
+    factor = plain.shape[0] // 8
+    np.testing.assert_array_equal(plain[::factor, ::factor], np.broadcast_to(image, (8, 8, 3)))
+    heat = figures.overlay(np.zeros_like(image), cam, alpha=1.0)
+    steps = np.abs(np.diff(heat.astype(int), axis=1)).max()
+    assert steps < 16
+    colours = matplotlib.colormaps["turbo"]([0.0, 1.0])[:, :3] * 255
+    np.testing.assert_allclose(heat[0, [0, -1]], colours, atol=1)

@@ -1,0 +1,433 @@
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cifarkit import tracking
+from cifarkit.errors import (
+    CifarkitError,
+    Interrupted,
+    RunNotFound,
+    Terminated,
+    TrackingError,
+    UsageError,
+)
+from cifarkit.models import build_model
+from cifarkit.pipeline import Preprocessing
+from cifarkit.results import EpochRow
+from cifarkit.tracking import RunRecorder, connect, fetch_artifact, find_run, recording
+
+# MLflow 3.17 on SQLAlchemy 2.1: both theirs, and raised on the recorder's thread.
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
+
+EXPERIMENT = "trial"
+FIT = {tracking.KIND: "fit"}
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with all its tables, which take seconds to create."""
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(f"sqlite:///{database}")
+    return database
+
+
+@pytest.fixture
+def uri(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def client(uri: str) -> Any:
+    return connect(uri)
+
+
+@pytest.fixture
+def recorder(uri: str) -> Iterator[RunRecorder]:
+    made = RunRecorder(uri, EXPERIMENT)
+    yield made
+    with suppress(RuntimeError):  # closed by the test
+        made.close("FAILED")
+
+
+@pytest.fixture
+def add_run(client: Any) -> Callable[..., str]:
+    """A finished or unfinished run in the store; each starts after the one before."""
+    clock = [1_000_000]
+
+    def add(status: str = "FINISHED", acc: float | None = None, tags: dict[str, str] = FIT) -> str:
+        clock[0] += 1000
+        experiment = tracking.experiment_id(client, EXPERIMENT)
+        run_id: str = client.create_run(experiment, start_time=clock[0], tags=tags).info.run_id
+        if acc is not None:
+            client.log_metric(run_id, "best_val_acc", acc)
+        if status != "RUNNING":
+            client.set_terminated(run_id, status)
+        return run_id
+
+    return add
+
+
+def row(epoch: int, **changes: Any) -> EpochRow:
+    numbers: dict[str, Any] = {
+        "train_loss": 2.0 / epoch, "train_acc": 0.2 * epoch, "val_loss": 2.2 / epoch, "val_acc": 0.25 * epoch,
+        "lr": 0.1 / epoch, "images_per_second": 100.0, "epoch_seconds": 2.0, "train_seconds": 2.0 * epoch,
+    }  # fmt: skip
+    return EpochRow(epoch=epoch, val_split="test", **(numbers | changes))
+
+
+def runs_in(client: Any) -> list[Any]:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments))
+
+
+# -- recording ------------------------------------------------------------------------------------
+
+
+def test_a_whole_run(recorder: RunRecorder, client: Any, tmp_path: Path) -> None:
+    (tmp_path / "curve.png").write_bytes(b"png")
+    (tmp_path / "fit.json").write_text("{}")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").write_text("flavors:")
+    run_id = recorder.start(FIT | {"dataset": "digits"})
+    with recording(recorder):
+        recorder.log_params({"lr": 0.1, "image_scale": [0.5, 1.0], "target_acc": None})
+        recorder.set_tags({"later": "too"})
+        for epoch in (1, 2, 3):
+            recorder.on_step(epoch, 1, 2, 10.0)
+            recorder.on_validation(epoch)
+            recorder.on_epoch(row(epoch), True, [[0.1]])
+        recorder.log_metrics({"best_val_acc": 0.75, "time_to_target_seconds": None}, step=3)
+        recorder.log_reports([tmp_path / "curve.png", tmp_path / "fit.json"])
+        recorder.log_folder(tmp_path / "model", "model")
+        recorder.log_text("a table", "summary.txt")
+    assert recorder.problems == []
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time >= run.info.start_time
+    assert run.data.params == {"lr": "0.1", "image_scale": "[0.5, 1.0]", "target_acc": "None"}
+    assert run.data.tags.items() >= {tracking.KIND: "fit", "dataset": "digits", "later": "too"}.items()
+    history = client.get_metric_history(run_id, "val/acc")
+    assert [(m.step, m.value) for m in history] == [(1, 0.25), (2, 0.5), (3, 0.75)]
+    assert {
+        "train/loss", "train/acc", "val/loss", "val/acc", "lr", "images_per_second", "epoch_seconds",
+        "best_val_acc",
+    } == {name for name in run.data.metrics if not name.startswith("system/")}  # fmt: skip
+    assert [f.path for f in client.list_artifacts(run_id)] == ["figures", "model", "reports", "summary.txt"]
+    assert [f.path for f in client.list_artifacts(run_id, "figures")] == ["figures/curve.png"]
+    assert [f.path for f in client.list_artifacts(run_id, "reports")] == ["reports/fit.json"]
+    fetched = fetch_artifact(client, run_id, "summary.txt", tmp_path)
+    assert fetched.read_text() == "a table"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (CifarkitError("no"), "FAILED"),
+        (ValueError("unexpected"), "FAILED"),
+        (SystemExit(1), "FAILED"),
+        (Interrupted("interrupted"), "KILLED"),
+        (Terminated("terminated"), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+    ],
+    ids=repr,
+)
+def test_the_status_tells_how_it_ended(
+    recorder: RunRecorder, client: Any, error: BaseException, status: str
+) -> None:
+    run_id = recorder.start(FIT)
+    with pytest.raises(type(error)), recording(recorder):
+        recorder.on_epoch(row(1), True, [[0.1]])
+        raise error
+    run = client.get_run(run_id)
+    assert run.info.status == status
+    assert run.data.metrics["val/acc"] == 0.25  # what was measured before is kept
+    assert ("cifarkit.error" in run.data.tags) == (status == "FAILED")
+
+
+def test_a_run_is_running_until_it_ends(recorder: RunRecorder, client: Any) -> None:
+    run_id = recorder.start(FIT)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert recorder.run_id == run_id
+
+
+def test_without_a_start_the_store_holds_nothing(uri: str, client: Any) -> None:
+    RunRecorder(uri, EXPERIMENT).close("FAILED")
+    assert runs_in(client) == []
+    assert client.get_experiment_by_name(EXPERIMENT) is None
+
+
+def test_a_run_can_be_named(uri: str, client: Any) -> None:
+    recorder = RunRecorder(uri, EXPERIMENT, "my run")
+    run_id = recorder.start(FIT)
+    recorder.close("FINISHED")
+    assert client.get_run(run_id).info.run_name == "my run"
+
+
+def test_a_resumed_run_goes_on(uri: str, client: Any, add_run: Any) -> None:
+    run_id = add_run("KILLED")
+    client.log_metric(run_id, "val/acc", 0.25, step=1)
+    recorder = RunRecorder(uri, EXPERIMENT)
+    assert recorder.start({}, resume=run_id) == run_id
+    assert client.get_run(run_id).info.status == "RUNNING"
+    with recording(recorder):
+        recorder.on_epoch(row(2), True, [[0.1]])
+    assert [m.step for m in client.get_metric_history(run_id, "val/acc")] == [1, 2]
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert len(runs_in(client)) == 1
+
+
+def test_checkpoints_are_copied_before_they_are_deleted(
+    recorder: RunRecorder, client: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"weights")
+    run_id = recorder.start(FIT)
+    recorder.log_artifact(path, "checkpoints", delete=True)
+    recorder.flush()
+    assert not path.exists()
+    assert fetch_artifact(client, run_id, "checkpoints/last.ckpt", tmp_path).read_bytes() == b"weights"
+
+
+def test_what_cannot_be_recorded_is_noted_and_the_rest_goes_on(
+    recorder: RunRecorder, client: Any, tmp_path: Path
+) -> None:
+    run_id = recorder.start(FIT)
+    with recording(recorder):
+        recorder.log_artifact(tmp_path / "nowhere.png", "figures")
+        recorder.log_metrics({"best_val_acc": 0.5})
+    assert len(recorder.problems) == 1
+    assert recorder.problems[0].startswith("nowhere.png: ")
+    assert client.get_run(run_id).data.metrics["best_val_acc"] == 0.5
+
+
+def test_the_status_is_true_whatever_could_not_be_recorded(
+    recorder: RunRecorder, client: Any, tmp_path: Path
+) -> None:
+    run_id = recorder.start(FIT)
+    with recording(recorder):
+        for i in range(5):
+            recorder.log_artifact(tmp_path / f"nowhere-{i}.png", "figures")
+    assert len(recorder.problems) == 5
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_slow_store_does_not_hold_up_the_training(
+    recorder: RunRecorder, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, plain = threading.Event(), tracking.log_metrics
+
+    def slow(*args: Any) -> None:
+        released.wait(30)
+        plain(*args)
+
+    monkeypatch.setattr(tracking, "log_metrics", slow)
+    run_id = recorder.start(FIT)
+    started = time.perf_counter()
+    for epoch in (1, 2, 3):
+        recorder.on_epoch(row(epoch), True, [[0.1]])
+    assert time.perf_counter() - started < 5
+    released.set()
+    recorder.close("FINISHED")
+    assert len(client.get_metric_history(run_id, "lr")) == 3
+
+
+# -- stores that do not answer --------------------------------------------------------------------
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def test_a_server_that_does_not_answer(closed_port: int) -> None:
+    started = time.perf_counter()
+    recorder = RunRecorder(f"http://127.0.0.1:{closed_port}", EXPERIMENT)
+    with pytest.raises(TrackingError, match=rf"127\.0\.0\.1:{closed_port} does not answer.*mlflow server"):
+        recorder.start(FIT)
+    recorder.close("FAILED")
+    assert time.perf_counter() - started < 15
+
+
+def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrackingError, match="cannot be used") as error:
+        connect(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is no database, " * 100)
+    with pytest.raises(TrackingError, match="cannot be used"):
+        connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_a_deleted_experiment(uri: str, client: Any) -> None:
+    client.delete_experiment(tracking.experiment_id(client, EXPERIMENT))
+    recorder = RunRecorder(uri, EXPERIMENT)
+    with pytest.raises(TrackingError, match=f"the experiment '{EXPERIMENT}' is deleted"):
+        recorder.start(FIT)
+    recorder.close("FAILED")
+
+
+def test_an_artifact_that_is_not_there(client: Any, add_run: Any, tmp_path: Path) -> None:
+    run_id = add_run()
+    with pytest.raises(TrackingError, match=f"run {run_id[:8]} holds no checkpoints/best.ckpt"):
+        fetch_artifact(client, run_id, "checkpoints/best.ckpt", tmp_path)
+
+
+# -- finding runs ---------------------------------------------------------------------------------
+
+
+def found(client: Any, reference: str, **changes: Any) -> str:
+    run_id: str = find_run(client, reference, EXPERIMENT, **changes).info.run_id
+    return run_id
+
+
+def test_last_is_the_latest_finished_fit(client: Any, add_run: Any) -> None:
+    add_run()
+    latest = add_run()
+    for status in ("KILLED", "FAILED", "RUNNING"):
+        add_run(status)
+    add_run(tags={tracking.KIND: "lr-find"})
+    add_run(tags={})
+    assert found(client, "last") == latest
+
+
+def test_last_unfinished_is_the_latest_fit_that_did_not_finish(client: Any, add_run: Any) -> None:
+    add_run("FAILED")
+    killed = add_run("KILLED")
+    add_run()
+    assert found(client, "last", unfinished=True) == killed
+
+
+def test_best_is_the_finished_fit_with_the_highest_accuracy(client: Any, add_run: Any) -> None:
+    add_run(acc=0.5)
+    best = add_run(acc=0.9)
+    add_run(acc=0.7)
+    add_run()
+    add_run("KILLED", acc=0.99)
+    assert found(client, "best") == best
+
+
+def test_an_id_or_a_unique_prefix(client: Any, add_run: Any) -> None:
+    first, killed = add_run(), add_run("KILLED")
+    assert found(client, first) == first
+    for run_id, other in ((first, killed), (killed, first)):
+        unique = next(run_id[:n] for n in range(4, 32) if not other.startswith(run_id[:n]))
+        assert found(client, unique) == run_id
+
+
+def test_a_whole_id_is_found_in_any_experiment(client: Any, add_run: Any) -> None:
+    run_id = add_run()
+    assert find_run(client, run_id, "another").info.run_id == run_id
+
+
+def test_an_ambiguous_prefix(client: Any, add_run: Any) -> None:
+    ids = [add_run() for _ in range(17)]  # two of them begin alike
+    shared = next(i[0] for i in ids if sum(other[0] == i[0] for other in ids) > 1)
+    with pytest.raises(RunNotFound, match=f"runs start with '{shared}'.*the latest are: {ids[-1][:8]}"):
+        found(client, shared)
+
+
+@pytest.mark.parametrize("reference", ["zzz", "f" * 31 + "x"])
+def test_an_unknown_run(client: Any, add_run: Any, reference: str) -> None:
+    run_id = add_run()
+    with pytest.raises(RunNotFound, match=f"no run has the id '{reference}'.*latest are: {run_id[:8]}"):
+        found(client, reference)
+
+
+@pytest.mark.parametrize("reference", ["last", "best"])
+def test_before_the_first_fit(client: Any, add_run: Any, reference: str) -> None:
+    for _ in range(2):
+        with pytest.raises(RunNotFound, match="no finished fit in the experiment 'trial' yet.*cifarkit fit"):
+            found(client, reference)
+        add_run("FAILED")
+
+
+# -- the deployed model ---------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")  # MLflow's own
+@pytest.mark.parametrize(
+    ("model", "image_shape"), [("small-cnn", (1, 8, 8)), ("speednet-slim", (3, 16, 16))]
+)
+def test_a_saved_model_predicts_from_raw_images(
+    tmp_path: Path, model: str, image_shape: tuple[int, int, int]
+) -> None:
+    import mlflow.pyfunc
+
+    torch.manual_seed(0)
+    network = build_model(model, image_shape, 5).eval()
+    channels = image_shape[0]
+    preprocessing = Preprocessing((0.3,) * channels, (0.4,) * channels, image_shape, tuple("abcde"))
+    tracking.save_model(network, preprocessing, tmp_path / "model")
+    loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    random = np.random.default_rng(0)
+    for count in (1, 7):
+        raw = random.integers(0, 256, (count, *image_shape[1:], channels), dtype=np.uint8)
+        with torch.no_grad():
+            expected = network(preprocessing(torch.from_numpy(raw).permute(0, 3, 1, 2))).softmax(1)
+        given = loaded.predict(raw)
+        assert given.shape == (count, 5)
+        np.testing.assert_allclose(given, expected.numpy(), atol=1e-5)
+    assert loaded.metadata.metadata["classes"] == list("abcde")
+
+
+# -- tags -----------------------------------------------------------------------------------------
+
+
+def test_tags_tell_where_a_run_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/bin/cifarkit", "fit", "--run-name", "two words"])
+    monkeypatch.chdir(tmp_path)
+    tags = tracking.environment_tags()
+    assert tags["cifarkit.command"] == "cifarkit fit --run-name 'two words'"
+    assert tags["version.torch"] == torch.__version__.split("+")[0]
+    assert "mlflow.source.git.commit" not in tags
+    assert all(isinstance(value, str) and value for value in tags.values())
+
+
+def test_tags_name_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    commit = tracking.environment_tags()["mlflow.source.git.commit"]
+    assert len(commit) == 40
+    (tmp_path / "new").write_text("")
+    assert tracking.environment_tags()["mlflow.source.git.commit"] == f"{commit}-dirty"
+
+
+@pytest.mark.parametrize("name", ["", "   "])
+def test_an_empty_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        tracking.check_name(name)
+    assert tracking.check_name("mine") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("curves.png", "figures"), ("fit.json", "reports"), ("misclassified.csv", "reports")]
+)
+def test_pictures_and_reports_have_their_places(name: str, folder: str) -> None:
+    assert tracking.place(Path("anywhere") / name) == folder
