@@ -99,7 +99,7 @@ class SpeedNet(nn.Module):
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes); out of training the mean over an image and its mirror."""
+        """Images (B, C, H, W) to logits (B, classes); after training the mean over image and mirror."""
         if self.training or not self.mirror:
             return self._one_view(x)
         return (self._one_view(x) + self._one_view(x.flip(3))) / 2
