@@ -151,9 +151,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "per_class 100": lambda: figures.per_class(evaluation(digits_like(100))),
     "per_class odd": lambda: figures.per_class(evaluation(ODD_NAMES)),
     "per_class nan": lambda: figures.per_class(
-        replace(
-            evaluation(("a", "b")), per_class=(ClassScore("a", 0, NAN, NAN, NAN), ClassScore("b", 1, 1, 1, 1))
-        )
+        replace(evaluation(("a", "b")), per_class=tuple(ClassScore(n, 0, NAN, NAN, NAN) for n in "ab"))
     ),
     "per_class none": lambda: figures.per_class(evaluation(())),
     "misclassified": lambda: figures.misclassified(pixels(7), mistakes(7), "digits test"),
@@ -163,7 +161,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         pixels(len(ODD_NAMES)),
         [replace(mistakes(1)[0], true_class=n, pred_class=n, true_confidence=NAN) for n in ODD_NAMES],
     ),
-    "cam_grid": lambda: cams(5),
+    "cam_grid": lambda: cams(3),
     "cam_grid one": lambda: cams(1, channels=1, size=(1, 1)),
     "cam_grid none": lambda: cams(0),
     "cam_grid odd": lambda: figures.cam_grid(
@@ -226,23 +224,27 @@ def test_an_interrupted_save_keeps_the_old_file(
 
     monkeypatch.setattr(figure, "savefig", write_half)
     expected = CifarkitError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(expected, match="No space left" if expected is CifarkitError else ""):
+    with pytest.raises(expected):
         figures.save(figure, path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_global_is_touched() -> None:
-    before = matplotlib.rcParams.copy()
-    for name in ("lr_range_test", "confusion_matrix", "cam_grid"):
-        FIGURES[name]()
-    assert matplotlib.rcParams == before
-    check = "import sys, cifarkit.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+def test_nothing_global_is_touched(tmp_path: Path) -> None:
+    script = """
+import sys, matplotlib, pathlib
+from cifarkit import figures
+settings = [key for key in matplotlib.rcParams if not key.startswith("backend")]  # reading those loads pyplot
+before = [matplotlib.rcParams[key] for key in settings]
+figures.save(figures.lr_schedule([0.1, 0.2], 1), pathlib.Path(sys.argv[1]))
+assert [matplotlib.rcParams[key] for key in settings] == before
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script, tmp_path / "figure.png"], check=True)
 
 
 def test_threads_draw_the_same_pictures(tmp_path: Path) -> None:
-    names = ["lr_range_test", "training_curves", "image_grid odd", "cam_grid one"]
+    names = ["lr_range_test", "training_curves one", "image_grid odd", "cam_grid one"]
 
     def drawn(job: tuple[int, str]) -> bytes:
         return figures.save(FIGURES[job[1]](), tmp_path / f"{job[0]}.png").read_bytes()
@@ -327,7 +329,7 @@ def test_range_test_marks_rules_and_survives_divergence() -> None:
     shown = texts(figure)
     assert {"steepest: 0.01 (used)", "minimum/10: 0.03", "steepest: 0.01"} <= set(shown)
     assert not any("valley" in text for text in shown)
-    assert "digits" in shown[-1] + "".join(shown)
+    assert any("tiny, digits, adamw" in text for text in shown)
     low, high = ax.get_ylim()
     assert low < min(curve.smoothed)
     assert curve.smoothed[0] < high < 4 < max(curve.smoothed)
@@ -388,9 +390,9 @@ def test_confusion_matrix_is_normalised_by_row_and_counts() -> None:
 
 
 def test_many_classes_have_names_but_no_counts() -> None:
-    figure = FIGURES["confusion_matrix 100"]()
+    figure = figures.confusion_matrix(evaluation(digits_like(21)))
     assert not figure.axes[0].texts
-    assert texts(figure).count("class 99") == 2
+    assert texts(figure).count("class 20") == 2
 
 
 def test_calibration_tells_the_error_and_skips_empty_bins() -> None:
@@ -435,7 +437,6 @@ def test_overlay_blends_a_smooth_map_over_crisp_pixels(channels: int) -> None:
     factor = plain.shape[0] // 8
     np.testing.assert_array_equal(plain[::factor, ::factor], np.broadcast_to(image, (8, 8, 3)))
     heat = figures.overlay(np.zeros_like(image), cam, alpha=1.0)
-    steps = np.abs(np.diff(heat.astype(int), axis=1)).max()
-    assert steps < 16
+    assert len(np.unique(heat[0], axis=0)) > 8 * image.shape[1]
     colours = matplotlib.colormaps["turbo"]([0.0, 1.0])[:, :3] * 255
     np.testing.assert_allclose(heat[0, [0, -1]], colours, atol=1)

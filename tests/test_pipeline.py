@@ -33,9 +33,7 @@ def batches_of(shuffle: bool, length: int, batch_size: int, world_size: int, see
     """Of each rank, its batches as lists."""
     ranks = []
     for rank in range(world_size):
-        order = EpochOrder(
-            length, batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size
-        )
+        order = EpochOrder(length, batch_size, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size)
         order.set_epoch(epoch)
         batches = [at.tolist() for at in order]
         assert len(batches) == len(order)
@@ -200,9 +198,7 @@ def test_a_batch_larger_than_the_data_is_refused(
         loader(some, workers, batch_size=batch_size, world_size=world_size)
 
 
-def test_data_that_does_not_fit_is_loaded_by_workers(
-    some: ImageSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_that_does_not_fit_is_loaded_by_workers(some: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(loader(some, None), DeviceLoader)
     monkeypatch.setattr(pipeline, "fits_on_device", lambda images, device: False)
     made = loader(some, None)

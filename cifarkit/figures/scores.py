@@ -167,10 +167,9 @@ def per_class(evaluation: Evaluation) -> Figure:
 
 
 def _separate_cells(ax: Axes, classes: int) -> None:
-    ax.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
-    ax.set_yticks(np.arange(classes - 1) + 0.5, minor=True)
-    ax.grid(which="minor", color="white", linewidth=1 if classes <= 20 else 0.2)
-    ax.tick_params(which="minor", length=0)
+    edges = np.arange(classes - 1) + 0.5
+    ax.hlines(edges, -0.5, classes - 0.5, color="white", linewidth=1 if classes <= 20 else 0.2)
+    ax.vlines(edges, -0.5, classes - 0.5, color="white", linewidth=1 if classes <= 20 else 0.2)
 
 
 def _label(score: ClassScore) -> str:

@@ -13,7 +13,6 @@ from cifarkit.analysis.predictions import Predictions
 from cifarkit.results import Evaluation, to_json
 
 
-
 @pytest.fixture
 def scores(six: Predictions) -> Evaluation:
     return evaluate(six, dataset="letters", split="test", model="m", run_id="r")

@@ -44,7 +44,9 @@ def test_a_network_takes_smaller_images_than_it_was_built_for(name: str, side: i
 
 @pytest.mark.parametrize(("name", "side"), SMALLEST)
 def test_too_small_images_are_refused_by_name(name: str, side: int) -> None:
-    with pytest.raises(UsageError, match=rf"{name} needs images of at least {side} x {side}.* 32 x {side - 1}"):
+    with pytest.raises(
+        UsageError, match=rf"{name} needs images of at least {side} x {side}.* 32 x {side - 1}"
+    ):
         build_model(name, (3, 32, side - 1), 10)
 
 

@@ -76,7 +76,9 @@ def test_a_truncated_file(saved: Path, share: float) -> None:
         load_checkpoint(saved)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(100)])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a checkpoint", b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(100)]
+)
 def test_something_else(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.ckpt"
     path.write_bytes(content)

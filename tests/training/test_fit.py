@@ -378,9 +378,7 @@ def test_a_batch_larger_than_the_data_is_refused(
         fit(replace(recipe, batch_size=201), data, cpu, tmp_path)
 
 
-def test_a_batch_that_the_devices_cannot_share_is_refused(
-    recipe: Recipe, data: Data, tmp_path: Path
-) -> None:
+def test_a_batch_that_the_devices_cannot_share_is_refused(recipe: Recipe, data: Data, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="multiple of the 5 devices"):
         fit(recipe, data, Hardware("cuda", 5, 1, "fp32"), tmp_path)
 

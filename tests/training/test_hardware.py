@@ -71,9 +71,7 @@ def test_auto_precision_follows_the_hardware(
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("native", [True, False])
-def test_a_precision_asked_for_is_kept(
-    monkeypatch: pytest.MonkeyPatch, precision: str, native: bool
-) -> None:
+def test_a_precision_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch, precision: str, native: bool) -> None:
     pretend(monkeypatch, 0, bf16=native)
     assert choose_hardware(0, precision=precision).precision == precision
 

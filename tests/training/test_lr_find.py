@@ -195,9 +195,7 @@ def test_the_first_loss_is_that_of_the_network_as_it_is(
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_network_stays_as_it_is(
-    recipe: Recipe, network: nn.Module, batches: Any, optimizer: str
-) -> None:
+def test_the_network_stays_as_it_is(recipe: Recipe, network: nn.Module, batches: Any, optimizer: str) -> None:
     before = copy.deepcopy(network.state_dict())
     network.eval()
     changed = replace(recipe, optimizer=optimizer)
