@@ -82,7 +82,8 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return _follow(request)
-    recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
+    name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}-seed{request.seed}"
+    recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
     with scratch() as place:
         folder = Path(place)
         try:

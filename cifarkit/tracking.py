@@ -292,7 +292,10 @@ def experiment_id(client: Any, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name))
+            # The kind makes the interface open on training runs instead of language-model traces.
+            return str(
+                client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
+            )
         except Exception:  # another process was faster
             found = client.get_experiment_by_name(name)
     if found is None or found.lifecycle_stage == "deleted":

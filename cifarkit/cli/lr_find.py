@@ -63,7 +63,8 @@ def lr_find(
 
         finder.check_range(min_lr, max_lr or math.inf, steps)
         finder.check_rule(rule)
-        recorder = tracking.RunRecorder(tracking_uri, experiment, run_name)
+        name = run_name or f"lr-find-{Path(source.name).name}-{chosen.model}"
+        recorder = tracking.RunRecorder(tracking_uri, experiment, name)
         try:
             hardware = choose_hardware(gpus)
             data = load_data(source, data_dir or default_data_dir(), seed=seed)

@@ -69,4 +69,6 @@ DatasetOverride = Annotated[
     str | None,
     option("--dataset", "Another data set with the same classes.", show_default="the one trained on"),
 ]
-RunName = Annotated[str | None, option("--run-name", "Name of the run.", show_default="MLflow invents one")]
+RunName = Annotated[
+    str | None, option("--run-name", "Name of the run.", show_default="made of recipe, data set and seed")
+]

@@ -29,9 +29,7 @@ MAX_CLASSES_WITH_NAMES = 125
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
     """Share of each true class (row) predicted as each class (column), with counts where they fit."""
-    counts = np.array(evaluation.confusion, dtype=np.float64)
-    counts = counts.reshape(len(counts), -1)
-    classes = len(counts)
+    classes = len(evaluation.confusion)
     side = float(np.clip(2.6 + 0.5 * classes, 4.2, 16))
     figure = new_figure(side + 0.9, side)
     ax = figure.add_subplot()
@@ -40,6 +38,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
         say_nothing_to_show(ax, "no classes")
         return finish(figure, title)
 
+    counts = np.array(evaluation.confusion, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # Errors are a few percent beside a diagonal of ninety: a power below one makes them visible.
     norm = PowerNorm(gamma=0.4, vmin=0, vmax=1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -122,5 +123,5 @@ def test_an_edge_belongs_to_the_bin_below(make: Any, edge: int) -> None:
 def test_bins_are_equal_and_cover_0_to_1(six: Predictions) -> None:
     bins = calibration_bins(six)
     assert (bins[0].lower, bins[-1].upper) == (0.0, 1.0)
-    assert all(a.upper == b.lower for a, b in zip(bins, bins[1:], strict=False))
+    assert all(a.upper == b.lower for a, b in pairwise(bins))
     assert [b.upper - b.lower for b in bins] == pytest.approx([1 / 15] * 15)

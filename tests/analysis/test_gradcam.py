@@ -156,7 +156,7 @@ def test_what_comes_after_a_layer_does_not_change_its_map(
 
 
 def test_unknown_methods_get_a_suggestion(tiny: nn.Module, images: Tensor) -> None:
-    with pytest.raises(UnknownName, match="unknown method 'grad-cam': did you mean .*gradcam"):
+    with pytest.raises(UnknownName, match=r"unknown method 'grad-cam': did you mean .*gradcam"):
         class_maps(tiny, tiny.get_submodule("4"), images, [0, 0, 0], "grad-cam")
 
 

@@ -61,9 +61,9 @@ def test_equal_seeds_build_equal_networks(name: str) -> None:
 
 
 def test_unknown_names_get_a_suggestion() -> None:
-    with pytest.raises(UnknownName, match="unknown model 'resnet': did you mean .*resnet18"):
+    with pytest.raises(UnknownName, match=r"unknown model 'resnet': did you mean .*resnet18"):
         find_model("resnet")
-    with pytest.raises(UnknownName, match="did you mean .*speednet"):
+    with pytest.raises(UnknownName, match=r"did you mean .*speednet"):
         build_model("spednet", (3, 32, 32), 10)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifarkit.models import build_model
+from cifarkit.models import build_model, one_view
 from cifarkit.models.speednet import SpeedNet
 from cifarkit.optim import build_optimizer
 
@@ -103,3 +103,47 @@ def test_the_first_logits_are_small_whatever_the_width() -> None:
         images = correlated_images(3, 32, 16)
         network.initialise(images)
         assert network(images).abs().max() < 1.5
+
+
+@pytest.fixture
+def lopsided(network: SpeedNet, images: Tensor) -> Tensor:
+    """A few images, with running statistics that make the network's answer depend on left and right."""
+    network(images)
+    return images[:6]
+
+
+def test_after_training_an_image_and_its_mirror_are_the_same(network: SpeedNet, lopsided: Tensor) -> None:
+    network.eval()
+    torch.testing.assert_close(network(lopsided), network(lopsided.flip(3)))
+    with one_view(network):
+        straight, mirrored = network(lopsided), network(lopsided.flip(3))
+    assert not torch.allclose(straight, mirrored, atol=1e-4)
+    torch.testing.assert_close(network(lopsided), (straight + mirrored) / 2)
+    assert network.mirror
+
+
+def test_training_looks_at_the_image_alone(network: SpeedNet, lopsided: Tensor) -> None:
+    network.train()
+    trained = network(lopsided)
+    with one_view(network):
+        torch.testing.assert_close(network(lopsided), trained)
+
+
+def test_a_network_turned_to_one_view_stays_so(network: SpeedNet) -> None:
+    network.mirror = False
+    with one_view(network):
+        assert not network.mirror
+    assert not network.mirror
+
+
+def test_an_error_does_not_leave_a_network_at_one_view(network: SpeedNet) -> None:
+    with pytest.raises(ValueError, match="oops"), one_view(network):
+        raise ValueError("oops")
+    assert network.mirror
+
+
+def test_networks_that_do_not_mirror_are_left_alone() -> None:
+    network = build_model("small-cnn", (1, 8, 8), 10)
+    with one_view(network):
+        assert not hasattr(network, "mirror")
+    assert not hasattr(network, "mirror")

@@ -70,6 +70,15 @@ def test_muons_rates_at_the_records_settings() -> None:
     assert [g["nesterov"] for g in groups[1:]] == [True, True]
 
 
+@pytest.mark.parametrize("batch_size", [125, 500, 2000])
+def test_sgds_rates_per_image_do_not_depend_on_the_batch(batch_size: int) -> None:
+    """Muon's does, with its square root: the length of its step is the same for any gradient."""
+    network = build_model("speednet-slim", (3, 16, 16), 10)
+    lr = 0.24 * (batch_size / 2000) ** 0.5
+    groups = build_optimizer("muon", network, lr, 1e-3, batch_size=batch_size).param_groups
+    assert [g["lr"] / batch_size for g in groups[1:]] == pytest.approx([0.053, 0.67])
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_weight_decay_is_handed_on(name: str) -> None:
     optimizer = build_optimizer(name, nn.Linear(2, 2), 0.1, 0.03, batch_size=8)
@@ -77,5 +86,5 @@ def test_weight_decay_is_handed_on(name: str) -> None:
 
 
 def test_an_unknown_optimizer_is_named() -> None:
-    with pytest.raises(UnknownName, match="unknown optimizer 'adamx': did you mean .*adam"):
+    with pytest.raises(UnknownName, match=r"unknown optimizer 'adamx': did you mean .*adam"):
         build_optimizer("adamx", nn.Linear(2, 2), 0.1, 0.0, batch_size=8)

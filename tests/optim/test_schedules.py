@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -42,7 +44,7 @@ def test_one_cycle_is_linear_on_both_sides_of_the_peak(steps: int) -> None:
     top = max(range(len(rates)), key=rates.__getitem__)
     assert abs(top - 5 / 24 * steps) <= 1
     for side in (rates[:top], rates[top + 1 :]):
-        changes = [b - a for a, b in zip(side, side[1:], strict=False)]
+        changes = [b - a for a, b in pairwise(side)]
         assert changes == pytest.approx([changes[0]] * len(changes), rel=1e-6)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from cifarkit.errors import UsageError
 from cifarkit.optim.schedules import Linear
 from cifarkit.recipes import Recipe
 from cifarkit.training.data import Data, build_network, check_model_fits, fit_batch_to_data
-from cifarkit.errors import UsageError
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware
 from cifarkit.training.module import Classifier

@@ -150,9 +150,13 @@ def test_the_status_tells_how_it_ended(
     recorder: RunRecorder, client: Any, error: BaseException, status: str
 ) -> None:
     run_id = recorder.start(FIT)
-    with pytest.raises(type(error)), recording(recorder):
+
+    def train() -> None:
         recorder.on_epoch(row(1), True, [[0.1]])
         raise error
+
+    with pytest.raises(type(error)), recording(recorder):
+        train()
     run = client.get_run(run_id)
     assert run.info.status == status
     assert run.data.metrics["val/acc"] == 0.25  # what was measured before is kept
@@ -357,7 +361,7 @@ def test_an_unknown_run(client: Any, add_run: Any, reference: str) -> None:
 @pytest.mark.parametrize("reference", ["last", "best"])
 def test_before_the_first_fit(client: Any, add_run: Any, reference: str) -> None:
     for _ in range(2):
-        with pytest.raises(RunNotFound, match="no finished fit in the experiment 'trial' yet.*cifarkit fit"):
+        with pytest.raises(RunNotFound, match=r"no finished fit in the experiment 'trial' yet.*cifarkit fit"):
             found(client, reference)
         add_run("FAILED")
 
