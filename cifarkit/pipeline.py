@@ -164,6 +164,7 @@ def train_loader(
     seed: int,
     device: torch.device,
     workers: int | None = None,
+    epoch: int = 0,
     rank: int = 0,
     world_size: int = 1,
 ) -> DeviceLoader | DataLoader[Any]:
@@ -172,6 +173,7 @@ def train_loader(
     Args:
         workers: None keeps the data on the device when it fits and uses 2 workers otherwise; a number
             augments with albumentations in as many processes (0: in this one).
+        epoch: the first to be shown; worker processes fetch ahead, before anyone calls `set_epoch`.
 
     Raises:
         UsageError: fewer images than one batch takes.
@@ -182,6 +184,7 @@ def train_loader(
             f"pass --batch-size {max(1, len(images) // 4)} or less"
         )
     order = EpochOrder(len(images), batch_size, shuffle=True, seed=seed, rank=rank, world_size=world_size)
+    order.set_epoch(epoch)
     if workers is None and fits_on_device(images, device):
         augment = Batched(policy, preprocessing.mean, preprocessing.std, seed)
         return DeviceLoader(images, augment, order, device)
@@ -192,6 +195,7 @@ def train_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(seed),  # else it would draw from the global one
     )
 
 

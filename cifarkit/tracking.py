@@ -158,14 +158,15 @@ class RunRecorder:
             self._monitor.start()
         return str(run_id)
 
-    def _later(self, what: str, call: Callable[[Any, str], object]) -> None:
+    def _later(self, what: str, call: Callable[[Any, str], object], *, last: bool = False) -> None:
         """Queue a call to the store; its failure is noted, not raised.
 
-        After a few failures in a row the store counts as gone, and what is left is not waited for.
+        After a few failures in a row the store counts as gone, and what is left is not waited for, but for
+        the ``last`` call, which says how the run ended.
         """
 
         def run() -> None:
-            if self._failures >= GIVE_UP_AFTER:
+            if self._failures >= GIVE_UP_AFTER and not last:
                 self.problems.append(f"{what}: not tried")
                 return
             try:
@@ -248,7 +249,7 @@ class RunRecorder:
         if self._monitor is not None:
             with suppress(Exception):
                 self._monitor.finish()
-        self._later("status", lambda client, run: client.set_terminated(run, status))
+        self._later("status", lambda client, run: client.set_terminated(run, status), last=True)
         self._pool.shutdown(wait=True)
 
 
@@ -404,8 +405,8 @@ def save_model(network: Any, preprocessing: Any, path: Path) -> None:
             return probabilities
 
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels), "images")]),
-        Schema([TensorSpec(np.dtype(np.float32), (-1, len(preprocessing.classes)), "probabilities")]),
+        Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
+        Schema([TensorSpec(np.dtype(np.float32), (-1, len(preprocessing.classes)))]),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

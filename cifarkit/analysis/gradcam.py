@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ def class_maps(
     maps: list[npt.NDArray[np.float32]] = []
     cam_class = getattr(pytorch_grad_cam, METHODS[method])
     # A map is about the image as it is; the activations of its mirror would be mixed into it.
-    with one_view(network), cam_class(model=network, target_layers=[layer]) as cam:
+    with one_view(network), _not_in_place(network), cam_class(model=network, target_layers=[layer]) as cam:
         cam.batch_size = BATCH  # of the methods that perturb
         compute = cam.get_cam_image
 
@@ -127,6 +127,19 @@ def class_maps(
             with contextlib.redirect_stderr(io.StringIO()), np.errstate(all="ignore"):
                 cam(input_tensor=batch, targets=wanted)
     return maps
+
+
+@contextlib.contextmanager
+def _not_in_place(network: nn.Module) -> Iterator[None]:
+    """An activation that works in place would overwrite the map of the layer before it."""
+    changed = [module for module in network.modules() if getattr(module, "inplace", False)]
+    for module in changed:
+        module.inplace = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.inplace = True  # type: ignore[assignment]
 
 
 def scale(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -61,7 +60,7 @@ def lr_find(
         from cifarkit.training.data import fit_batch_to_data, load_data
         from cifarkit.training.hardware import choose_hardware
 
-        finder.check_range(min_lr, max_lr or math.inf, steps)
+        finder.check_range(min_lr, 10.0 if max_lr is None else max_lr, steps)
         finder.check_rule(rule)
         name = run_name or f"lr-find-{Path(source.name).name}-{chosen.model}"
         recorder = tracking.RunRecorder(tracking_uri, experiment, name)

@@ -46,6 +46,9 @@ def _muon(network: nn.Module, lr: float, weight_decay: float, batch_size: int) -
     biases = [p for p in trainable if p.ndim < 2]
     scale = lr / 0.24 * math.sqrt(2000 / batch_size) * batch_size
     bias_lr, head_lr = 0.053 * scale, 0.67 * scale
+    if not hasattr(network, "logit_scale"):
+        # Those rates are for logits divided by the width; elsewhere they would explode.
+        bias_lr = head_lr = lr / 2
     sgd = {"momentum": 0.85, "nesterov": True}
     groups = [
         {"params": [p for p in trainable if p.ndim == 4], "lr": lr, "momentum": 0.6, "filters": True},

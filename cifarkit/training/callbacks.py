@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import torch
 
 from cifarkit.errors import DivergedError, Interrupted, Stopped, Terminated
 from cifarkit.results import EpochRow
-from cifarkit.training.checkpoints import StoryKeeper
+from cifarkit.training.checkpoints import StoryKeeper, save_checkpoints
 from cifarkit.training.module import Classifier
 
 STEP_REPORT_SECONDS = 0.5
@@ -40,14 +41,21 @@ class Reporter(pl.Callback):
     """Turns the loop's hooks into `EpochRow`s and step reports.
 
     Args:
-        story: gets each row, so that every checkpoint holds the rows before it.
+        story: gets each row, so that every checkpoint holds its own and those before it.
+        folder: of the checkpoints.
         target_acc: stop as soon as validation accuracy reaches it.
     """
 
     def __init__(
-        self, story: StoryKeeper, observers: Sequence[Observer], *, val_split: str, target_acc: float | None
+        self,
+        story: StoryKeeper,
+        observers: Sequence[Observer],
+        folder: Path,
+        *,
+        val_split: str,
+        target_acc: float | None,
     ) -> None:
-        self.story, self.observers = story, observers
+        self.story, self.observers, self.folder = story, observers, folder
         self.val_split, self.target_acc = val_split, target_acc
         self.earlier_seconds = story.rows[-1].train_seconds if story.rows else 0.0
         self.lrs: list[list[float]] = []
@@ -94,7 +102,6 @@ class Reporter(pl.Callback):
             observer.on_validation(trainer.current_epoch + 1)
 
     def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # Before the checkpoint callback, which runs last, so that the checkpoint of an epoch holds its row.
         assert isinstance(module, Classifier)
         train_loss, train_acc = module.train_totals.compute()
         val_loss, val_acc = module.val_totals.compute()
@@ -116,8 +123,10 @@ class Reporter(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         row = self.rows[-1]
-        if not math.isfinite(row.train_loss):
+        if not (math.isfinite(row.train_loss) and math.isfinite(row.val_loss)):
             raise _diverged(row.epoch, None)
+        # Not earlier: a checkpoint from within the epoch would make a resume run its end twice.
+        save_checkpoints(trainer, self.folder, best=self.improved)
         for observer in self.observers:
             observer.on_epoch(row, self.improved, self.lrs)
         if self.target_acc is not None and row.val_acc >= self.target_acc:

@@ -77,26 +77,20 @@ class StoryKeeper(pl.Callback):
         checkpoint[KEY] = {"format": FORMAT, **story}
 
 
-class Saver(pl.callbacks.Checkpoint):
-    """Writes ``last.ckpt`` after every validation, and ``best.ckpt`` whenever that was the best so far.
+def save_checkpoints(trainer: pl.Trainer, folder: Path, *, best: bool) -> None:
+    """Write ``last.ckpt``, and ``best.ckpt`` too where the epoch was the best so far.
 
-    Both are replaced whole or not at all. What was best is read from the story, which survives a resume in
-    another folder; Lightning's ModelCheckpoint forgets it there.
+    Both are replaced whole or not at all. (Lightning's ModelCheckpoint forgets what was best when a
+    training is resumed in another folder.)
     """
-
-    def __init__(self, folder: Path, story: StoryKeeper) -> None:
-        self.folder, self.story = folder, story
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        fresh = self.folder / ".fresh.ckpt"
-        trainer.save_checkpoint(fresh)
-        if not trainer.is_global_zero:
-            return
-        *earlier, latest = self.story.rows
-        if all(latest.val_acc > row.val_acc for row in earlier):
-            shutil.copyfile(fresh, self.folder / ".best.ckpt")
-            os.replace(self.folder / ".best.ckpt", self.folder / "best.ckpt")
-        os.replace(fresh, self.folder / "last.ckpt")
+    fresh = folder / ".fresh.ckpt"
+    trainer.save_checkpoint(fresh)
+    if not trainer.is_global_zero:
+        return
+    if best:
+        shutil.copyfile(fresh, folder / ".best.ckpt")
+        os.replace(folder / ".best.ckpt", folder / "best.ckpt")
+    os.replace(fresh, folder / "last.ckpt")
 
 
 def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
@@ -114,10 +108,10 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
         raise CheckpointError(f"{path} is damaged or not a checkpoint ({reason})") from error
     if not isinstance(content, dict) or KEY not in content:
         raise CheckpointError(f"{path} was not written by cifarkit")
-    record = dict(content[KEY])
-    if record.pop("format") != FORMAT:
-        raise CheckpointError(f"{path} was written by another version of cifarkit")
     try:
+        record = dict(content[KEY])
+        if record.pop("format") != FORMAT:
+            raise CheckpointError(f"{path} was written by another version of cifarkit")
         preprocessing = {key: tuple(value) for key, value in record.pop("preprocessing").items()}
         rows: Sequence[dict[str, Any]] = record.pop("rows")
         story = Story(
@@ -125,7 +119,7 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
             rows=tuple(EpochRow(**row) for row in rows),
             **record,
         )
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path} lacks part of its record ({error})") from error
     return story, content
 

@@ -78,7 +78,7 @@ def check_model_fits(recipe: Recipe, data: Data) -> None:
         UsageError: it does not.
     """
     channels, side, _ = data.preprocessing.image_shape
-    smallest = max(8, round(side * min(recipe.image_scale)))
+    smallest = min(side, max(8, round(side * min(recipe.image_scale))))
     check_size(recipe.model, (channels, smallest, smallest))
 
 

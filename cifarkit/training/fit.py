@@ -14,15 +14,16 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cifarkit.augment.policies import find_policy
 from cifarkit.augment.randomness import mix
-from cifarkit.errors import CheckpointError, UsageError
+from cifarkit.errors import CheckpointError, Terminated, UsageError
 from cifarkit.pipeline import eval_loader, train_loader
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow, FitResult
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
-from cifarkit.training.checkpoints import Saver, Story, StoryKeeper, read_story
+from cifarkit.training.checkpoints import Story, StoryKeeper, read_story
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.hardware import Hardware, reuse_freed_memory
 from cifarkit.training.module import Classifier
@@ -64,7 +65,7 @@ def fit(
     torch.manual_seed(mix(seed) % 2**63)
     story = _story(recipe, data, hardware, seed, target_acc)
     if resume:
-        story = replace(story, rows=_rows_to_continue(resume, data))
+        story = replace(story, rows=_rows_to_continue(resume, recipe, data))
         best = resume.with_name("best.ckpt")
         if best.is_file() and best.parent != folder:
             folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def fit(
     side = data.preprocessing.image_shape[1]
     module = Classifier(build_network(recipe, data), recipe, total_steps=steps, side=side, seed=seed)
     keeper, stop = StoryKeeper(story), StopOnSignal()
-    reporter = Reporter(keeper, observers, val_split=data.val.split, target_acc=target_acc)
+    reporter = Reporter(keeper, observers, folder, val_split=data.val.split, target_acc=target_acc)
     with _quiet_lightning(), stop.listening():
         trainer = pl.Trainer(
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
@@ -83,9 +84,10 @@ def fit(
             precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
             max_epochs=recipe.epochs,
             deterministic=deterministic,
-            callbacks=[DivergenceGuard(), reporter, keeper, stop, Saver(folder, keeper)],
+            callbacks=[DivergenceGuard(), reporter, keeper, stop],
             default_root_dir=folder,
             logger=False,
+            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -93,22 +95,26 @@ def fit(
         )
         device = trainer.strategy.root_device
         place = {"rank": trainer.global_rank, "world_size": hardware.world_size}
-        trainer.fit(
-            module,
-            train_loader(
-                data.train,
-                find_policy(recipe.policy),
-                data.preprocessing,
-                batch_size=recipe.batch_size // hardware.world_size,
-                seed=seed,
-                device=device,
-                workers=workers,
-                **place,
-            ),
-            eval_loader(data.val, data.preprocessing, device=device, **place),
-            ckpt_path=resume,
-            weights_only=True,
-        )
+        try:
+            trainer.fit(
+                module,
+                train_loader(
+                    data.train,
+                    find_policy(recipe.policy),
+                    data.preprocessing,
+                    batch_size=recipe.batch_size // hardware.world_size,
+                    seed=seed,
+                    device=device,
+                    workers=workers,
+                    epoch=len(story.rows),
+                    **place,
+                ),
+                eval_loader(data.val, data.preprocessing, device=device, **place),
+                ckpt_path=resume,
+                weights_only=True,
+            )
+        except SIGTERMException:  # Lightning has a handler of its own, which may come first
+            raise stop.received or Terminated("terminated") from None
     return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)
 
 
@@ -127,8 +133,10 @@ def _story(recipe: Recipe, data: Data, hardware: Hardware, seed: int, target_acc
     )
 
 
-def _rows_to_continue(resume: Path, data: Data) -> tuple[EpochRow, ...]:
+def _rows_to_continue(resume: Path, recipe: Recipe, data: Data) -> tuple[EpochRow, ...]:
     story, _ = read_story(resume)
+    if story.settings["model"] != recipe.model:
+        raise CheckpointError(f"{resume} holds a {story.settings['model']}, not a {recipe.model}")
     if story.fingerprint != data.train.fingerprint():
         raise CheckpointError(
             f"{resume} was trained on other images: {story.dataset} as it was then "

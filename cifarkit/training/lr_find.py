@@ -131,7 +131,7 @@ def range_test(
 
 def check_range(lr_min: float, lr_max: float, steps: int) -> None:
     """Raises: UsageError."""
-    if not (0 < lr_min < lr_max):
+    if not (0 < lr_min < lr_max < math.inf):
         raise UsageError(f"the range needs 0 < min < max, not {lr_min} .. {lr_max}")
     if steps < 10:
         raise UsageError(f"a range test needs at least 10 steps, not {steps}")
@@ -148,7 +148,11 @@ def smooth(losses: Sequence[float], beta: float = SMOOTHING) -> list[float]:
     A one-sided average lags behind the curve by ``1 / (1 - beta)`` steps, and so do all the rules; over
     a hundred steps and six decades that is a factor of two to four in the learning rate.
     """
+    # What explodes at the end of a test can be of any size, or no number, and must not reach back.
     values = np.asarray(losses, dtype=np.float64)
+    start = values[: max(3, len(values) // 10)]
+    ceiling = float(np.max(start, where=np.isfinite(start), initial=0.0)) or np.inf
+    values = np.minimum(np.nan_to_num(values, nan=np.inf), ceiling)
     steps = np.arange(len(values))
     weights = beta ** np.abs(steps[:, None] - steps)
     return [float(v) for v in weights @ values / weights.sum(axis=1)]
@@ -163,7 +167,7 @@ def steepest(lrs: list[float], smoothed: list[float]) -> float | None:
     slopes = np.gradient(np.asarray(smoothed), np.log10(lrs))
     slopes = np.where(np.isfinite(slopes), slopes, np.inf)
     at = int(slopes.argmin())
-    return lrs[at] if slopes[at] < 0 else None
+    return lrs[at] if slopes[at] < -1e-9 * np.nanmax(np.abs(smoothed)) else None
 
 
 def minimum_tenth(lrs: list[float], smoothed: list[float]) -> float | None:

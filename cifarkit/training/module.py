@@ -54,7 +54,7 @@ class Classifier(pl.LightningModule):
         """Side in pixels of this step's training images."""
         parts = self.recipe.image_scale
         part = min(int(self.global_step) * len(parts) // max(1, self.total_steps), len(parts) - 1)
-        side: int = max(8, round(self.side * parts[part]))
+        side: int = min(self.side, max(8, round(self.side * parts[part])))
         return side
 
     def on_validation_epoch_start(self) -> None:

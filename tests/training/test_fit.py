@@ -303,6 +303,7 @@ def test_divergence_in_the_very_last_step_is_noticed(
     absurd = replace(recipe, lr=1e30, optimizer="sgd", schedule=Linear(), epochs=1, batch_size=200)
     with pytest.raises(DivergedError):
         fit(absurd, data, cpu, tmp_path)
+    assert not (tmp_path / "last.ckpt").exists()
 
 
 def test_checkpoints_of_before_the_divergence_stay(

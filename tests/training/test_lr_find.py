@@ -132,6 +132,11 @@ def test_a_short_curve_supports_no_rule() -> None:
     assert suggest(LRS[:9], [9.0 - i for i in range(9)]) == dict.fromkeys(RULES)
 
 
+@pytest.mark.parametrize("losses", [[], [math.nan], [math.inf] * 20], ids=["none", "one", "many"])
+def test_a_curve_without_numbers_supports_no_rule(losses: list[float]) -> None:
+    assert suggest(LRS[: len(losses)], losses) == dict.fromkeys(RULES)
+
+
 def test_what_is_no_number_is_left_out() -> None:
     losses = fall(1e-2)
     assert suggest([*LRS, 20.0], [*losses, math.nan]) == suggest(LRS, losses)
