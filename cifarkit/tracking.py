@@ -345,14 +345,14 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
         if not token:
             break
     if reference in ("last", "best"):
-        finished = [run for run in runs if run.info.status == "FINISHED"]
-        if not finished:
-            raise RunNotFound(
-                f"no finished fit in the experiment {experiment!r} yet; run `cifarkit fit` first"
-            )
+        fits = [run for run in runs if (run.info.status == "FINISHED") != unfinished]
+        if not fits:
+            what = "interrupted fit" if unfinished else "finished fit"
+            advice = ": nothing to go on with" if unfinished else " yet; run `cifarkit fit` first"
+            raise RunNotFound(f"no {what} in the experiment {experiment!r}{advice}")
         if reference == "last":
-            return finished[0]
-        return max(finished, key=lambda run: run.data.metrics.get("best_val_acc", -1.0))
+            return fits[0]
+        return max(fits, key=lambda run: run.data.metrics.get("best_val_acc", -1.0))
     matches = [run for run in runs if run.info.run_id.startswith(reference)]
     if len(matches) == 1:
         return matches[0]
