@@ -38,22 +38,13 @@ def test_target_not_reached_is_said_by_the_exit_code(cli: Cli, tmp_path: Path) -
     cli("eval", "--run", outcome.line).succeeded()
 
 
-def test_target_not_reached_as_json(cli: Cli) -> None:
-    outcome = cli(*FIT, "--epochs", "1", "--target-acc", "0.999", "--model", "speednet-slim", "--json", "-q")
-    outcome.failed(2, "at least 9 x 9", "--model small-cnn")
-    outcome = cli(*FIT, "--epochs", "1", "--target-acc", "0.999", "--model", "custom-resnet", "--json", "-q")
-    outcome.failed(3)
-    result = outcome.validated(results.FitResult)
-    assert (result["target_reached"], result["model"]) == (False, "custom-resnet")
-    assert outcome.err.splitlines() == outcome.errors
-
-
 def test_every_option_reaches_the_run(tmp_path: Path) -> None:
     options = {
         "--epochs": "2",
         "--batch-size": "48",
         "--optimizer": "sgd",
         "--policy": "original-mnist",
+        "--model": "small-cnn",
         "--lr": "auto",
         "--workers": "1",
         "--val-size": "200",
@@ -73,6 +64,7 @@ def test_every_option_reaches_the_run(tmp_path: Path) -> None:
         "batch_size": "48",
         "optimizer": "sgd",
         "policy": "original-mnist",
+        "model": "small-cnn",
         "workers": "1",
         "val_size": "200",
         "val_split": "val",

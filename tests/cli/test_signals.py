@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,18 @@ from typing import Any
 
 import mlflow
 import pytest
-from cli_harness import ARTIFACTS, EPOCH_METRICS, Outcome, Store, Trained, artifact_names, history, run_until
+from cli_harness import (
+    ARTIFACTS,
+    EPOCH_METRICS,
+    Outcome,
+    Screen,
+    Store,
+    Trained,
+    artifact_names,
+    history,
+    run_on_terminal,
+    run_until,
+)
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -17,57 +29,87 @@ Cli = Callable[..., Outcome]
 EPOCHS = 7
 
 
-def after_epoch(number: int) -> Callable[[str], bool]:
-    return lambda line: line.split()[:1] == [str(number)]
-
-
-def says(text: str) -> Callable[[str], bool]:
-    return lambda line: text in line
-
-
-def fit_until(folder: Path, found: Callable[[str], bool], number: signal.Signals, epochs: int) -> Outcome:
-    (folder / "scratch").mkdir()
-    arguments = ["fit", "--dataset", "digits", "--epochs", str(epochs)]
-    outcome = run_until(arguments, folder, found, number, TMPDIR=str(folder / "scratch"))
-    assert "Traceback" not in outcome.err
-    assert outcome.out == ""
-    assert list((folder / "scratch").glob("cifarkit*")) == []
-    return outcome
+FIT = ["fit", "--dataset", "digits", "--epochs"]
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Outcome]:
-    """A training that Ctrl-C stopped after its second epoch."""
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Screen]:
+    """A training on a terminal that Ctrl-C stopped after its second epoch."""
     folder = tmp_path_factory.mktemp("interrupted")
-    return Store(folder), fit_until(folder, after_epoch(2), signal.SIGINT, EPOCHS)
+    (folder / "scratch").mkdir()
+    screen = run_on_terminal(
+        [*FIT, str(EPOCHS)],
+        folder,
+        signal_after=(f"epoch 3/{EPOCHS}", signal.SIGINT),
+        TMPDIR=str(folder / "scratch"),
+    )
+    return Store(folder), screen
 
 
-def test_ctrl_c_ends_the_training_with_a_true_status(interrupted: tuple[Store, Outcome]) -> None:
-    store, outcome = interrupted
-    outcome.failed(130, "interrupted")
-    assert f"cifarkit fit --resume {store.run_ids[0][:8]}" in outcome.err
-    # The resuming test, which may have run before, does not undo this but adds to it.
+def test_ctrl_c_ends_the_training_with_a_true_status(interrupted: tuple[Store, Screen]) -> None:
+    store, screen = interrupted
+    assert screen.code == 130, screen.err
+    assert screen.out == ""
+    assert screen.err.endswith("error: interrupted\n")
+    assert f"cifarkit fit --resume {store.run_ids[0][:8]}" in screen.err.replace("\n", " ")
+    assert "Traceback" not in screen.err
+    assert list((store.folder / "scratch").glob("cifarkit*")) == []
+    # Where the resuming test has run before, the run has gone on since.
     assert store.statuses in (["KILLED"], ["FINISHED"])
 
 
-def test_sigterm_ends_the_training_with_a_true_status(tmp_path: Path) -> None:
-    outcome = fit_until(tmp_path, after_epoch(1), signal.SIGTERM, EPOCHS)
-    outcome.failed(143, "terminated")
-    assert Store(tmp_path).statuses == ["KILLED"]
+def test_ctrl_c_leaves_the_terminal_as_it_was(interrupted: tuple[Store, Screen]) -> None:
+    interrupted[1].left_the_terminal_as_it_was()
+
+
+@pytest.fixture(scope="module")
+def terminated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Screen]:
+    """A training on a terminal without colours that SIGTERM stopped after its first epoch."""
+    folder = tmp_path_factory.mktemp("terminated")
+    screen = run_on_terminal(
+        [*FIT, str(EPOCHS)], folder, signal_after=("\n    1 ", signal.SIGTERM), NO_COLOR="1"
+    )
+    return Store(folder), screen
+
+
+def test_sigterm_ends_the_training_with_a_true_status(terminated: tuple[Store, Screen]) -> None:
+    store, screen = terminated
+    screen.failed(143, "terminated")
+    assert screen.out == ""
+    assert store.statuses == ["KILLED"]
+
+
+def test_no_color_means_plain_lines_on_a_terminal_too(terminated: tuple[Store, Screen]) -> None:
+    _, screen = terminated
+    assert "\x1b" not in screen.err
+    assert re.search(r"^ +1 .*%.*\*$", screen.err, re.MULTILINE)
+    screen.left_the_terminal_as_it_was()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_the_libraries_load(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    fit_until(tmp_path, says("loading torch"), number, 1).failed(code)
+    outcome = run_until([*FIT, "1"], tmp_path, lambda line: "loading torch" in line, number)
+    outcome.failed(code, "interrupted" if code == 130 else "terminated")
+    assert outcome.out == ""
     assert Store(tmp_path).statuses == []
 
 
 def test_ctrl_c_after_the_last_epoch(tmp_path: Path) -> None:
-    fit_until(tmp_path, says("drawing the figures"), signal.SIGINT, 1).failed(130, "interrupted")
+    (tmp_path / "scratch").mkdir()
+    outcome = run_until(
+        [*FIT, "1"],
+        tmp_path,
+        lambda line: "drawing the figures" in line,
+        signal.SIGINT,
+        TMPDIR=str(tmp_path / "scratch"),
+    )
+    outcome.failed(130, "interrupted")
+    assert outcome.out == ""
     assert Store(tmp_path).statuses == ["KILLED"]
+    assert list((tmp_path / "scratch").glob("cifarkit*")) == []
 
 
-def test_resume_last_finishes_the_same_run(cli: Cli, interrupted: tuple[Store, Outcome]) -> None:
+def test_resume_last_finishes_the_same_run(cli: Cli, interrupted: tuple[Store, Screen]) -> None:
     store, _ = interrupted
     (run_id,) = store.run_ids
     outcome = cli("fit", "--resume", "last", store=store).succeeded()
@@ -86,22 +128,9 @@ def test_resume_last_finishes_the_same_run(cli: Cli, interrupted: tuple[Store, O
     assert store.statuses == ["FINISHED"]
 
 
-def test_resume_by_id_gives_the_uninterrupted_result(cli: Cli, tmp_path: Path) -> None:
-    whole = cli("fit", "--dataset", "digits", "--epochs", "2", "--json").succeeded().data["rows"]
-    run_id = cli("fit", "--dataset", "digits", "--epochs", "2", "--target-acc", "0.3").succeeded().line
-    again = cli("fit", "--resume", run_id, "--target-acc", "1", "--json")
-    again.failed(3)
-    exact = ("epoch", "train_loss", "train_acc", "val_loss", "val_acc", "lr")
-    assert again.data["run_id"] == run_id
-    assert [{key: row[key] for key in exact} for row in again.data["rows"]] == [
-        {key: row[key] for key in exact} for row in whole
-    ]
-    assert Store(tmp_path).statuses == ["FINISHED"] * 2
-
-
 def test_a_finished_run_is_not_resumed(cli: Cli, trained: Trained) -> None:
     cli("fit", "--resume", trained.run_id, store=trained).failed(2, "finished", "2 of 2 epochs")
-    cli("fit", "--resume", "last", store=trained).failed(1, "finished")
+    cli("fit", "--resume", "last", store=trained).failed(1, "no interrupted fit")
     assert trained.statuses == ["FINISHED"]
 
 

@@ -336,6 +336,15 @@ def test_a_signal_stops_the_training(
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)])
+def test_a_signal_at_the_very_end_is_not_swallowed(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, number: int, error: type[Stopped]
+) -> None:
+    seen = watcher(lambda epoch: os.kill(os.getpid(), number))
+    with pytest.raises(error):
+        fit(replace(recipe, epochs=1), data, cpu, tmp_path, observers=[seen])
+
+
 def test_a_second_signal_does_not_wait_for_the_step(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
 ) -> None:
