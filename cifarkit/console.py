@@ -32,7 +32,13 @@ class Terminal:
         from rich.console import Console
 
         self.json, self.quiet = json, quiet
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=not sys.stderr.isatty())
+        self.console = Console(
+            stderr=True,
+            quiet=quiet,
+            highlight=False,
+            force_terminal=False if os.environ.get("NO_COLOR") else None,
+            soft_wrap=not sys.stderr.isatty(),
+        )
         # NO_COLOR asks for no control codes at all here: a log file is the usual reason to set it.
         self.live = self.console.is_terminal and not quiet and not os.environ.get("NO_COLOR")
 

@@ -24,6 +24,7 @@ from cifarkit.pipeline import Preprocessing, as_tensors
 from cifarkit.recipes import Recipe
 from cifarkit.results import CamResult, CamRow, Evaluation, FitResult, Misclassified, to_dict, to_json
 from cifarkit.subjects import Progress, Subject, positions
+from cifarkit.tracking import place
 from cifarkit.training.data import Data
 
 FIGURE_IMAGES = 20
@@ -34,11 +35,17 @@ class Folder:
     """Where figures and reports go.
 
     Attributes:
+        run_id: a run that takes the place of this folder, where that is a temporary one.
         written: what has been written so far, whole files only.
     """
 
     root: Path
+    run_id: str | None = None
     written: list[Path] = field(default_factory=list)
+
+    def name(self, path: Path) -> str:
+        """What a record calls a file of this folder: its path, or its place in the run."""
+        return f"runs:/{self.run_id}/{place(path)}/{path.name}" if self.run_id else str(path)
 
     def figure(self, name: str, drawn: Any) -> Path:
         self.written.append(figures.save(drawn, self.root / f"{name}.png"))
@@ -99,9 +106,9 @@ def report_mistakes(
         samples=len(subject.images),
         total_mistakes=total,
         shown=len(shown),
-        figure=str(figure),
-        csv=str(out.report("misclassified.csv", to_csv(mistakes))),
-        json=str(out.root / "misclassified.json"),
+        figure=out.name(figure),
+        csv=out.name(out.report("misclassified.csv", to_csv(mistakes))),
+        json=out.name(out.root / "misclassified.json"),
         mistakes=mistakes,
     )
     out.report("misclassified.json", to_json(result))
@@ -223,7 +230,7 @@ def report_cams(
         method=method,
         layer=layer_name,
         map_size=map_size,
-        figure=str(figure),
+        figure=out.name(figure),
         images=tuple(rows),
     )
     out.report("gradcam.json", to_json(result))

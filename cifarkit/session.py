@@ -105,11 +105,7 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
             terminal.say(f"run {run_id}: {recipe.name} on {data.name}, {hardware.describe()}")
             terminal.say(_splits_line(data))
             result = _train(request, recipe, data, hardware, recorder, folder, terminal, resumed)
-    return replace(
-        result,
-        best_checkpoint=f"runs:/{run_id}/checkpoints/best.ckpt",
-        last_checkpoint=f"runs:/{run_id}/checkpoints/last.ckpt",
-    )
+    return result
 
 
 @contextmanager
@@ -168,7 +164,7 @@ def _train(
     terminal: Terminal,
     resumed: _Resumed | None,
 ) -> FitResult:
-    out = reports.Folder(folder / "report")
+    out = reports.Folder(folder / "report", recorder.run_id)
     if recipe.lr is None:
         recipe = _lr_from_range_test(request, recipe, data, hardware, terminal, out)
     if not resumed:
@@ -197,7 +193,13 @@ def _train(
         advice = f"; go on with `cifarkit fit --resume {recorder.run_id[:8]}`" if done else ""
         terminal.say(f"stopped after {done} whole epochs{advice}")
         raise
-    result = replace(result, run_id=recorder.run_id)
+    run = recorder.run_id
+    result = replace(
+        result,
+        run_id=run,
+        best_checkpoint=f"runs:/{run}/checkpoints/best.ckpt",
+        last_checkpoint=f"runs:/{run}/checkpoints/last.ckpt",
+    )
     with terminal.busy("drawing the figures and exporting the model"):
         _report(result, recipe, data, hardware, uploader.lrs, recorder, folder, out)
     return result
@@ -221,7 +223,7 @@ def _lr_from_range_test(
         )
     terminal.say(f"learning rate {curve.suggestion:.3g}, where the loss falls fastest")
     path = out.figure("lr_range_test", figures.lr_range_test(curve))
-    out.report("lr_range_test.json", to_json(replace(curve, figure=str(path))))
+    out.report("lr_range_test.json", to_json(replace(curve, figure=out.name(path))))
     return replace(recipe, lr=curve.suggestion)
 
 

@@ -35,6 +35,7 @@ def _quiet_import() -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for the answer
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
@@ -97,7 +98,7 @@ class RunRecorder:
         experiment: str,
         run_name: str | None = None,
     ) -> None:
-        self.uri, self.experiment, self.run_name = uri, experiment, run_name
+        self.uri, self.experiment, self.run_name = uri, check_name(experiment), run_name
         self.problems: list[str] = []
         self._failures = 0
         self._monitor: Any = None
@@ -327,7 +328,9 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
     Raises:
         RunNotFound: none, or several.
     """
-    found = client.get_experiment_by_name(experiment)
+    if not reference.strip():
+        raise UsageError("--run needs a run id, a prefix of one, 'last' or 'best'")
+    found = client.get_experiment_by_name(check_name(experiment))
     if len(reference) == 32:
         with suppress(Exception):
             return client.get_run(reference)

@@ -72,11 +72,16 @@ def run(arguments: list[str]) -> int:
     except CifarkitError as error:
         return _fail(str(error), error.exit_code, arguments)
     except ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)
+            return 2
         if isinstance(error, ClickUsageError) and error.ctx:
             print(f"usage: {error.ctx.get_usage().removeprefix('Usage: ')}", file=sys.stderr)
         return _fail(error.format_message(), 2, arguments)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", Interrupted.exit_code, arguments)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1 if leaving.code else 0
     except BrokenPipeError:
         # The reader of stdout has gone; what is left to say has nobody to hear it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,6 +92,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         return _fail(f"unexpected {type(error).__name__}: {first} (--debug shows where)", 1, arguments)
+    if result == Interrupted.exit_code:  # Typer turns Ctrl-C into this, and says nothing
+        return _fail("interrupted", Interrupted.exit_code, arguments)
     return result if isinstance(result, int) else 0
 
 

@@ -115,6 +115,8 @@ def fit(
             )
         except SIGTERMException:  # Lightning has a handler of its own, which may come first
             raise stop.received or Terminated("terminated") from None
+        if stop.received:  # after the last step of all
+            raise stop.received
     return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)
 
 

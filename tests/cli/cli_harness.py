@@ -240,8 +240,8 @@ def run_until(
         sent = False
         watchdog = threading.Timer(PATIENCE_SECONDS, process.kill)
         watchdog.start()
+        assert process.stderr is not None
         try:
-            assert process.stderr is not None
             for line in process.stderr:
                 seen += line
                 if not sent and found(line):
@@ -252,6 +252,7 @@ def run_until(
             watchdog.cancel()
             process.kill()
             process.wait()
+            process.stderr.close()
         out.seek(0)
         return Outcome(process.returncode, out.read(), seen)
 
