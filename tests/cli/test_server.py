@@ -17,7 +17,8 @@ from cli_harness import ARTIFACTS, EPOCH_METRICS, Outcome, artifact_names, envir
 
 from cifarkit.recipes import find_recipe
 
-pytestmark = pytest.mark.filterwarnings("default")
+# A server can take a minute to start on a busy machine of two cores.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 Cli = Callable[..., Outcome]
 START_SECONDS = 180
