@@ -194,7 +194,9 @@ def test_fit_on_a_terminal_is_live(tmp_path: Path) -> None:
     assert screen.line == Store(tmp_path).run_ids[0]
     assert "\x1b[?25l" in screen.err
     assert "\x1b[1m" in screen.err
-    for text in ("train loss", "test acc", "epoch 1/2", "epoch 2/2", "★", "best test accuracy"):
+    # Epochs of a tenth of a second: which of them the screen catches is chance.
+    assert re.search(r"epoch [12]/2", screen.err), screen.err
+    for text in ("train loss", "test acc", "★", "best test accuracy"):
         assert text in screen.err, text
     screen.left_the_terminal_as_it_was()
 
