@@ -104,10 +104,10 @@ RECIPES: dict[str, Recipe] = {
             lr=0.15,
             weight_decay=1e-3,
             schedule=Linear(),
-            epochs=5,
+            epochs=6,
             batch_size=500,
             label_smoothing=0.2,
-            image_scale=(0.5, 0.625, 0.75, 0.875, 1.0),
+            image_scale=(0.5, 0.5, 0.625, 0.75, 0.875, 1.0),
             evidence=(
                 Evidence(
                     dataset="cifar10",

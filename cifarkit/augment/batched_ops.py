@@ -64,6 +64,9 @@ class Batch:
 # How many uniform numbers `draw` takes for each image; an op that is not listed takes none.
 NUMBERS: dict[type, int] = {ToGray: 1, PadCrop: 2, FlipLR: 1, Cutout: 2, Rotate: 2, Perspective: 10}
 
+# Ops that move pixels from place to place and compute nothing.
+MOVES = (PadCrop, FlipLR, AlternateFlipLR)
+
 
 @singledispatch
 def draw(op: Op, numbers: Tensor, batch: Batch) -> Draws:
@@ -81,33 +84,25 @@ def draw(op: Op, numbers: Tensor, batch: Batch) -> Draws:
 
 
 @singledispatch
-def apply(op: Op, images: Tensor, draws: Draws, statistics: Statistics) -> Tensor:
-    """Do to each image what was drawn.
+def apply(op: Op, images: Tensor, draws: Draws) -> None:
+    """Do to each image what was drawn; `Normalize` is not among these ops, see `normalize`.
 
     Args:
         op: the op.
-        images: float32 (B, C, H, W), contiguous or channels_last, and **overwritten**; for `Normalize`
-            uint8, and left alone.
+        images: float32 (B, C, H, W), normalised, contiguous or channels_last, and **overwritten**. The
+            ops in `MOVES` take any dtype.
         draws: what `draw` returned for this op.
-        statistics: the data set's, for `Normalize`.
-
-    Returns:
-        float32 (B, C, H, W): ``images`` themselves, or, for `Normalize`, new in their memory format.
     """
     raise TypeError(f"no way to apply {op!r}")
 
 
-@draw.register
-def _(op: Normalize, numbers: Tensor, batch: Batch) -> Draws:
-    return {}
-
-
-@apply.register
-def _(op: Normalize, images: Tensor, draws: Draws, statistics: Statistics) -> Tensor:
+def normalize(images: Tensor, statistics: Statistics, out: Tensor | None = None) -> Tensor:
+    """`Normalize`: uint8 (B, C, H, W) in any layout to float32, new or in ``out``, which is contiguous or
+    channels_last and decides the layout."""
+    if out is None:
+        out = torch.empty_like(images, dtype=torch.float32, memory_format=torch.preserve_format)
     scale, shift = 1 / (255 * statistics.std), -statistics.mean / statistics.std
-    # preserve_format keeps both memory formats and makes any other layout dense.
-    normalised = torch.empty_like(images, dtype=torch.float32, memory_format=torch.preserve_format)
-    rows = _as_rows(normalised.copy_(images))
+    rows = _as_rows(out.copy_(images))
     width, unit = rows.shape[-2:]
     if unit == 1:
         scale, shift = scale[:, None, None, None], shift[:, None, None, None]
@@ -115,7 +110,12 @@ def _(op: Normalize, images: Tensor, draws: Draws, statistics: Statistics) -> Te
         # A whole row of factors: a loop over three channels innermost would be ten times slower.
         scale, shift = scale.repeat(width).view(width, unit), shift.repeat(width).view(width, unit)
     rows.mul_(scale).add_(shift)
-    return normalised
+    return out
+
+
+@draw.register
+def _(op: Normalize, numbers: Tensor, batch: Batch) -> Draws:
+    return {}
 
 
 @draw.register
@@ -124,9 +124,9 @@ def _(op: ToGray, numbers: Tensor, batch: Batch) -> Draws:
 
 
 @apply.register
-def _(op: ToGray, images: Tensor, draws: Draws, statistics: Statistics) -> Tensor:
+def _(op: ToGray, images: Tensor, draws: Draws) -> None:
     if images.shape[1] == 1:
-        return images
+        return
     channels = 1 if images.is_contiguous() else 4
 
     def to_gray(rows: Tensor) -> Tensor:
@@ -135,7 +135,6 @@ def _(op: ToGray, images: Tensor, draws: Draws, statistics: Statistics) -> Tenso
         return gray.unsqueeze(channels).expand_as(rows)
 
     _change(_as_rows(images), draws["gray"], to_gray)
-    return images
 
 
 @draw.register
@@ -145,15 +144,17 @@ def _(op: PadCrop, numbers: Tensor, batch: Batch) -> Draws:
 
 
 @apply.register
-def _(op: PadCrop, images: Tensor, draws: Draws, statistics: Statistics) -> Tensor:
+def _(op: PadCrop, images: Tensor, draws: Draws) -> None:
     rows = _as_rows(images)
     batch, groups, height, width, unit = rows.shape
     padding = op.padding
-    # Only the sides are padded: rows above and below are found by reflecting their number.
-    mirrored = _mirror(rows)
-    left_edge = mirrored[:, :, :, width - 1 - padding : width - 1]
-    right_edge = mirrored[:, :, :, 1 : padding + 1]
-    padded = torch.cat([left_edge, rows, right_edge], dim=3)
+    # Only the sides are padded: rows above and below are found by reflecting their number. Column by
+    # column, because mirrored copies of something so narrow cost several times as much.
+    padded = rows.new_empty(batch, groups, height, width + 2 * padding, unit)
+    padded[:, :, :, padding : padding + width] = rows
+    for out in range(1, padding + 1):
+        padded[:, :, :, padding - out] = rows[:, :, :, out]
+        padded[:, :, :, padding + width - 1 + out] = rows[:, :, :, width - 1 - out]
     stride = (width + 2 * padding) * unit
     # Every place a row of the output may begin at, as a view; one gather of whole rows, no copy between.
     windows = padded.as_strided((padded.numel() - width * unit + 1, width * unit), (1, 1))
@@ -163,7 +164,6 @@ def _(op: PadCrop, images: Tensor, draws: Draws, statistics: Statistics) -> Tens
     plane = torch.arange(batch * groups, device=device).view(batch, groups, 1) * (height * stride)
     begin = plane + (row * stride + draws["left"][:, None] * unit)[:, None]
     torch.index_select(windows, 0, begin.view(-1), out=rows.view(-1, width * unit))
-    return images
 
 
 @draw.register
@@ -178,9 +178,8 @@ def _(op: AlternateFlipLR, numbers: Tensor, batch: Batch) -> Draws:
 
 @apply.register(FlipLR)
 @apply.register(AlternateFlipLR)
-def _(op: FlipLR | AlternateFlipLR, images: Tensor, draws: Draws, statistics: Statistics) -> Tensor:
+def _(op: FlipLR | AlternateFlipLR, images: Tensor, draws: Draws) -> None:
     _change(_as_rows(images), draws["flip"], _mirror)
-    return images
 
 
 @draw.register
@@ -192,7 +191,7 @@ def _(op: Cutout, numbers: Tensor, batch: Batch) -> Draws:
 
 
 @apply.register
-def _(op: Cutout, images: Tensor, draws: Draws, statistics: Statistics) -> Tensor:
+def _(op: Cutout, images: Tensor, draws: Draws) -> None:
     rows = _as_rows(images)
     batch, groups, height, width, unit = rows.shape
     device = images.device
@@ -201,7 +200,6 @@ def _(op: Cutout, images: Tensor, draws: Draws, statistics: Statistics) -> Tenso
     column = draws["left"][:, None] * unit + torch.arange(op.size * unit, device=device)
     hole = plane + (row[:, :, None] + column[:, None, :])[:, None]
     rows.view(-1).index_fill_(0, hole.view(-1), op.fill)
-    return images
 
 
 @draw.register
@@ -210,14 +208,13 @@ def _(op: Rotate, numbers: Tensor, batch: Batch) -> Draws:
 
 
 @apply.register
-def _(op: Rotate, images: Tensor, draws: Draws, statistics: Statistics) -> Tensor:
+def _(op: Rotate, images: Tensor, draws: Draws) -> None:
     height, width = images.shape[-2:]
 
     def turn(chosen: Tensor, degrees: Tensor) -> Tensor:
         return warp(chosen, rotations(degrees, height, width), op.fill)
 
     _change(images, draws["rotate"], turn, draws["degrees"])
-    return images
 
 
 @draw.register
@@ -233,9 +230,8 @@ def _(op: Perspective, numbers: Tensor, batch: Batch) -> Draws:
 
 
 @apply.register
-def _(op: Perspective, images: Tensor, draws: Draws, statistics: Statistics) -> Tensor:
+def _(op: Perspective, images: Tensor, draws: Draws) -> None:
     _change(images, draws["warp"], lambda chosen, matrix: warp(chosen, matrix, op.fill), draws["matrix"])
-    return images
 
 
 def _below(numbers: Tensor, bound: int) -> Tensor:
@@ -249,7 +245,7 @@ def _change(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *para
     if images.device.type == "cpu":
         which = chosen.nonzero()[:, 0]
         changed = change(*(values.index_select(0, which) for values in (images, *parameters)))
-        if images.is_contiguous() and images[:1].numel() % 4 == 0:
+        if images.is_contiguous() and images[:1].nbytes % 16 == 0:
             # index_copy_ moves number by number; taken for complex128, four floats are one number.
             images, changed = (values.flatten(1).view(torch.complex128) for values in (images, changed))
         images.index_copy_(0, which, changed)

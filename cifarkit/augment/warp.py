@@ -27,7 +27,7 @@ def warp(images: Tensor, matrices: Tensor, fill: float) -> Tensor:
     # grid_sample knows only zeros outside.
     shifted = images - fill if fill else images
     sampled = torch.nn.functional.grid_sample(
-        shifted, grid.to(images.dtype), mode="bilinear", padding_mode="zeros", align_corners=True
+        shifted, grid, mode="bilinear", padding_mode="zeros", align_corners=True
     )
     return sampled.add_(fill) if fill else sampled
 
@@ -120,14 +120,15 @@ def _inverse(matrices: Tensor) -> Tensor:
 
 
 def _sampling_grid(to_source: Tensor, height: int, width: int) -> Tensor:
-    """Where each output pixel comes from, in grid_sample's -1..1: float64 (B, H, W, 2)."""
-    device, dtype = to_source.device, to_source.dtype
-    x = torch.arange(width, device=device, dtype=dtype)
-    y = torch.arange(height, device=device, dtype=dtype)[:, None]
-    m = to_source[:, :, :, None, None]
-    source_x = m[:, 0, 0] * x + (m[:, 0, 1] * y + m[:, 0, 2])
-    source_y = m[:, 1, 0] * x + (m[:, 1, 1] * y + m[:, 1, 2])
-    depth = m[:, 2, 0] * x + (m[:, 2, 1] * y + m[:, 2, 2])
+    """Where each output pixel comes from, in grid_sample's -1..1: float32 (B, H, W, 2), x and y in planes
+    of their own."""
+    x = torch.arange(width, device=to_source.device, dtype=to_source.dtype)
+    y = torch.arange(height, device=to_source.device, dtype=to_source.dtype)
     # align_corners=True: -1 and 1 are the centres of the first and the last pixel.
-    grid = torch.stack([source_x * (2 / (width - 1)), source_y * (2 / (height - 1))], dim=-1)
-    return grid.div_(depth[..., None]).sub_(1)
+    to_unit = to_source.new_tensor([[2 / (width - 1), 0, -1], [0, 2 / (height - 1), -1], [0, 0, 1]])
+    across, down, start = (to_unit @ to_source)[..., None].unbind(dim=2)
+    columns = (across * x).float()[:, :, None, :]
+    rows = (down * y + start).float()[:, :, :, None]
+    # From here on every pixel counts: float32 is as fine as grid_sample, and twice as fast as float64.
+    sources = columns + rows
+    return (sources[:, :2] / sources[:, 2:]).permute(0, 2, 3, 1)
