@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -18,6 +20,10 @@ import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+
+import psutil
+
+from cifarkit.training.hardware import processor_name
 
 
 def run(seed: int, options: list[str]) -> dict[str, object]:
@@ -35,11 +41,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--json", type=Path)
-    own, _, options = " ".join(sys.argv[1:]).partition(" -- ")
-    arguments = parser.parse_args(own.split())
+    own, options = sys.argv[1:], []
+    if "--" in own:
+        own, options = own[: own.index("--")], own[own.index("--") + 1 :]
+    arguments = parser.parse_args(own)
     fits = []
     for seed in arguments.seeds:
-        fit = run(seed, options.split())
+        fit = run(seed, options)
         fits.append(fit)
         print(
             f"seed {seed}: best {fit['best_val_acc']:.4f} ({fit['val_split']}), to target "
@@ -49,7 +57,9 @@ def main() -> None:
         )
         record = {
             "date": date.today().isoformat(),
-            "options": options,
+            "hardware": f"{processor_name()}, {os.cpu_count()} cores, "
+            f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+            "options": shlex.join(options),
             "versions": {name: version(name) for name in ("torch", "pytorch-lightning", "cifarkit")},
             "fits": fits,
         }
@@ -57,7 +67,12 @@ def main() -> None:
             arguments.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     accuracies = [float(str(fit["best_val_acc"])) for fit in fits]
     spread = statistics.stdev(accuracies) if len(fits) > 1 else 0.0
-    print(f"accuracy {statistics.mean(accuracies):.4f} ± {spread:.4f} over {len(fits)} seeds")
+    seconds = statistics.mean(float(str(fit["train_seconds"])) for fit in fits)
+    reached = sum(bool(fit["target_reached"]) for fit in fits)
+    print(
+        f"accuracy {statistics.mean(accuracies):.4f} ± {spread:.4f} over {len(fits)} seeds, "
+        f"training {seconds:.0f} s; {reached} reached the target"
+    )
 
 
 if __name__ == "__main__":

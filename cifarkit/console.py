@@ -32,21 +32,29 @@ class Terminal:
         from rich.console import Console
 
         self.json, self.quiet = json, quiet
+        # NO_COLOR asks for no control codes at all here: a log file is the usual reason to set it.
+        capable = os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+        self.live = sys.stderr.isatty() and capable and not quiet
         self.console = Console(
             stderr=True,
             quiet=quiet,
             highlight=False,
-            force_terminal=False if os.environ.get("NO_COLOR") else None,
+            force_terminal=self.live,
             soft_wrap=not sys.stderr.isatty(),
         )
-        # NO_COLOR asks for no control codes at all here: a log file is the usual reason to set it.
-        self.live = self.console.is_terminal and not quiet and not os.environ.get("NO_COLOR")
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         self.console.print(f"warning: {text}", style="yellow" if self.live else "", markup=False)
+
+    def alert(self, text: str) -> None:
+        """A warning that must be heard even when quiet: something asked for is missing."""
+        if self.quiet:
+            print(f"warning: {text}", file=sys.stderr)
+        else:
+            self.warn(text)
 
     def show(self, renderable: Any) -> None:
         """A table or other rich object."""
@@ -63,7 +71,7 @@ class Terminal:
             yield
 
     @contextmanager
-    def progress(self, text: str, unit: str = "") -> Iterator[Any]:
+    def progress(self, text: str) -> Iterator[Any]:
         """Yields ``update(done, total)``; a bar on a terminal, one line elsewhere."""
         if not self.live:
             self.say(f"{text} ...")
@@ -96,14 +104,17 @@ class EpochTable:
     """A live table of epochs with a progress bar below; an `Observer` of training.
 
     Off a terminal every epoch is one plain line.
+
+    Args:
+        effort: how much work each epoch is, in any unit; from it and the time an epoch took follows the
+            time left.
+        earlier: epochs that a resumed run has behind it.
     """
 
-    def __init__(
-        self, terminal: Terminal, epochs: int, target_acc: float | None, earlier: Sequence[EpochRow] = ()
-    ) -> None:
+    def __init__(self, terminal: Terminal, effort: Sequence[float], earlier: Sequence[EpochRow] = ()) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-        self.terminal, self.epochs, self.target_acc = terminal, epochs, target_acc
+        self.terminal, self.epochs, self.effort = terminal, len(effort), effort
         self.rows: list[EpochRow] = list(earlier)
         self.epoch_started = time.perf_counter()
         self.bar = Progress(
@@ -130,7 +141,7 @@ class EpochTable:
     def __exit__(self, *exc: object) -> None:
         if self._live:
             self.bar.remove_task(self.task)
-            self._live.update(self._render())
+            self._live.update(self._render(everything=True))
             self._live.stop()
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
@@ -155,8 +166,8 @@ class EpochTable:
             self.terminal.say(self._line(row, best))
 
     def _left(self, row: EpochRow) -> float:
-        """Seconds to the last epoch if the coming epochs take as long as this one."""
-        return (self.epochs - row.epoch) * row.epoch_seconds
+        """Seconds to the last epoch if the coming ones take the time of this one for the same work."""
+        return sum(self.effort[row.epoch :]) / self.effort[row.epoch - 1] * row.epoch_seconds
 
     def _line(self, row: EpochRow, best: bool) -> str:
         return (
@@ -165,7 +176,7 @@ class EpochTable:
             f"{duration(row.epoch_seconds):>6} {duration(self._left(row)):>5}" + (" *" if best else "")
         )
 
-    def _render(self) -> Group:
+    def _render(self, everything: bool = False) -> Group:
         from rich.console import Group
         from rich.table import Table
 
@@ -184,7 +195,9 @@ class EpochTable:
         ):
             table.add_column(name, justify="right")
         best = max((row.val_acc for row in self.rows), default=None)
-        for row in self.rows:
+        # What does not fit on the screen would push the bar below its edge.
+        rows = self.rows if everything else self.rows[-max(1, self.terminal.console.height - 4) :]
+        for row in rows:
             mark = row.val_acc == best
             table.add_row(
                 f"{row.epoch}",

@@ -1,7 +1,7 @@
 """Data plus augmentation: loaders with one batch contract for both backends.
 
 A batch is ``(images, labels)``: images float32 (B, C, H, W), normalised with the data set's mean and
-standard deviation, in channels-last memory; labels int64 (B,). Which images an epoch shows, in which
+standard deviation; labels int64 (B,). Which images an epoch shows, in which
 order and how changed, follows from (seed, epoch, index) alone.
 """
 
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -146,13 +145,17 @@ class _EpochBatches:
 
 
 def fits_on_device(images: ImageSet, device: torch.device) -> bool:
-    """Whether the images take less than a quarter of the device's free memory."""
-    free = (
-        torch.cuda.mem_get_info(device)[0]
-        if device.type == "cuda"
-        else int(psutil.virtual_memory().available)
-    )
-    return images.images.nbytes < free / 4
+    """Whether the images take less than a quarter of a GPU's free memory; on the CPU they are already."""
+    return device.type != "cuda" or images.images.nbytes < torch.cuda.mem_get_info(device)[0] / 4
+
+
+def check_batch(batch_size: int, images: int) -> None:
+    """Raises: UsageError where a batch takes more than the training images there are."""
+    if batch_size > images:
+        raise UsageError(
+            f"a batch of {batch_size} is larger than the {images} training images; "
+            f"pass --batch-size {max(1, images // 4)} or less"
+        )
 
 
 def train_loader(
@@ -178,11 +181,7 @@ def train_loader(
     Raises:
         UsageError: fewer images than one batch takes.
     """
-    if batch_size * world_size > len(images):
-        raise UsageError(
-            f"a batch of {batch_size * world_size} is larger than the {len(images)} training images; "
-            f"pass --batch-size {max(1, len(images) // 4)} or less"
-        )
+    check_batch(batch_size * world_size, len(images))
     order = EpochOrder(len(images), batch_size, shuffle=True, seed=seed, rank=rank, world_size=world_size)
     order.set_epoch(epoch)
     if workers is None and fits_on_device(images, device):

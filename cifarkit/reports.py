@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +61,29 @@ class Folder:
         return self.written[-1]
 
 
+def _named(stem: str, *variant: str | None) -> str:
+    """A file name that says how a report differs from the run's own one, which it must not replace."""
+    parts = (re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in variant if part)
+    return "_".join((stem, *parts))
+
+
 def report_evaluation(
     subject: Subject, predictions: Predictions, out: Folder, *, tta: bool = False
 ) -> Evaluation:
     """Scores, with the confusion matrix, calibration and per-class figures."""
     scores = evaluate(
         predictions,
-        dataset=subject.story.dataset,
+        dataset=subject.images.name,
         split=subject.images.split,
         model=subject.story.settings["model"],
         tta=tta,
         run_id=subject.run_id,
     )
-    out.figure("confusion_matrix", figures.confusion_matrix(scores))
-    out.figure("calibration", figures.calibration(scores))
-    out.figure("per_class", figures.per_class(scores))
-    out.report("evaluation.json", to_json(scores))
+    variant = (*subject.variant, "tta" if tta else None)
+    out.figure(_named("confusion_matrix", *variant), figures.confusion_matrix(scores))
+    out.figure(_named("calibration", *variant), figures.calibration(scores))
+    out.figure(_named("per_class", *variant), figures.per_class(scores))
+    out.report(_named("evaluation", *variant) + ".json", to_json(scores))
     return scores
 
 
@@ -96,22 +105,26 @@ def report_mistakes(
     mistakes = find_mistakes(predictions, sort=sort, true_class=true_class, pred_class=pred_class)
     shown = mistakes[:limit]
     total = int((predictions.predicted != predictions.labels).sum())
-    title = f"{len(shown)} of {total} misclassified: {subject.label}"
+    asked = [f"{kind} {name}" for kind, name in (("true", true_class), ("predicted", pred_class)) if name]
+    of = f"{len(mistakes)} misclassified ({', '.join(asked)})" if asked else f"{total} misclassified"
+    title = f"{len(shown)} of {of}: {subject.label}"
     images = subject.images.images[positions(subject.images, [m.index for m in shown])]
-    figure = out.figure("misclassified", figures.misclassified(images, shown, title))
+    order = f"by-{sort}" if sort != "confidence" else None
+    name = _named("misclassified", *subject.variant, *asked, order)
+    figure = out.figure(name, figures.misclassified(images, shown, title))
     result = Misclassified(
         run_id=subject.run_id,
-        dataset=subject.story.dataset,
+        dataset=subject.images.name,
         split=subject.images.split,
         samples=len(subject.images),
         total_mistakes=total,
         shown=len(shown),
         figure=out.name(figure),
-        csv=out.name(out.report("misclassified.csv", to_csv(mistakes))),
-        json=out.name(out.root / "misclassified.json"),
+        csv=out.name(out.report(f"{name}.csv", to_csv(mistakes))),
+        json=out.name(out.root / f"{name}.json"),
         mistakes=mistakes,
     )
-    out.report("misclassified.json", to_json(result))
+    out.report(f"{name}.json", to_json(result))
     return result
 
 
@@ -123,11 +136,13 @@ class Chosen:
         pixels: uint8 (N, H, W, C).
         sources: what to call each: its index or its file.
         labels: true class of each, None where nobody knows.
+        kind: which they are, where not the surest mistakes: ``correct``, ``chosen`` or empty.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
     sources: tuple[str, ...]
     labels: tuple[int | None, ...]
+    kind: str = ""
 
 
 def choose_images(
@@ -149,12 +164,13 @@ def choose_images(
     if files:
         return _from_files(subject, files)
     if indices:
-        return chosen_by_index(subject.images, indices)
+        return replace(chosen_by_index(subject.images, indices), kind="chosen")
     predictions = subject.predict(device=device, on_batch=on_batch)
     wanted = (predictions.predicted == predictions.labels) == correct
     at = np.flatnonzero(wanted)
     at = at[np.argsort(-predictions.confidence[at], kind="stable")][:limit]
-    return chosen_by_index(subject.images, [int(i) for i in predictions.indices[at]])
+    chosen = chosen_by_index(subject.images, [int(i) for i in predictions.indices[at]])
+    return replace(chosen, kind="correct" if correct else "")
 
 
 def chosen_by_index(images: ImageSet, indices: Sequence[int]) -> Chosen:
@@ -194,17 +210,20 @@ def report_cams(
     with torch.no_grad():
         probabilities = network(images).double().softmax(1).cpu().numpy()
     predicted = [int(i) for i in probabilities.argmax(1)]
-    true = [p if label is None else label for p, label in zip(predicted, chosen.labels, strict=True)]
-    maps = {
-        "predicted": gradcam.class_maps(network, module, images, predicted, method),
-        "true": gradcam.class_maps(network, module, images, true, method),
+    wrong = {
+        i: label
+        for i, (p, label) in enumerate(zip(predicted, chosen.labels, strict=True))
+        if label not in (None, p)
     }
+    of_predicted = gradcam.class_maps(network, module, images, predicted, method)
+    of_true = gradcam.class_maps(network, module, images[list(wrong)], list(wrong.values()), method)
+    true_maps = dict(zip(wrong, of_true, strict=True))
     rows, panels = [], []
     for i, (source, label) in enumerate(zip(chosen.sources, chosen.labels, strict=True)):
-        kinds = {"predicted": predicted[i]}
-        if label is not None and label != predicted[i]:
-            kinds["true"] = label
-        flaws = {kind: gradcam.flaw(maps[kind][i]) for kind in kinds}
+        kinds = {"predicted": (predicted[i], of_predicted[i])}
+        if i in wrong:
+            kinds["true"] = (wrong[i], true_maps[i])
+        flaws = {kind: gradcam.flaw(cam) for kind, (_, cam) in kinds.items()}
         rows.append(
             CamRow(
                 source=source,
@@ -216,24 +235,25 @@ def report_cams(
         )
         panels.append(
             [
-                (f"{classes[c]} {100 * probabilities[i, c]:.0f}%", None if flaws[kind] else maps[kind][i])
-                for kind, c in kinds.items()
+                (f"{classes[c]} {100 * probabilities[i, c]:.0f}%", None if flaws[kind] else cam)
+                for kind, (c, cam) in kinds.items()
             ]
         )
     size = f"{map_size[0]}x{map_size[1]}"
     title = f"{method} at {layer_name} ({size} map): {subject.label}"
-    figure = out.figure("gradcam", figures.cam_grid(chosen.pixels, panels, rows, title))
+    name = _named("gradcam", *subject.variant, chosen.kind, method if method != "gradcam" else None, layer)
+    figure = out.figure(name, figures.cam_grid(chosen.pixels, panels, rows, title))
     result = CamResult(
         run_id=subject.run_id,
-        dataset=story.dataset,
-        split=subject.images.split,
+        dataset=subject.data.name if subject.data else None,
+        split=subject.data.split if subject.data else None,
         method=method,
         layer=layer_name,
         map_size=map_size,
         figure=out.name(figure),
         images=tuple(rows),
     )
-    out.report("gradcam.json", to_json(result))
+    out.report(f"{name}.json", to_json(result))
     return result
 
 
@@ -280,6 +300,9 @@ def report_training(
     title = f"{result.dataset}, {result.recipe}, seed {result.seed}"
     out.figure("curves", figures.training_curves(result.rows, result.target_acc, title))
     steps = max(1, len(data.train) // recipe.batch_size)
+    # A resumed training knows the rates of its own steps only.
+    unknown = [(math.nan,) * len(lrs[0])] * (result.epochs * steps - len(lrs)) if lrs else []
+    lrs = [*unknown, *lrs]
     groups = {f"group {i}": [step[i] for step in lrs] for i in range(len(lrs[0]))} if lrs else {}
     series: Any = groups if len(groups) > 1 else next(iter(groups.values()), [])
     if lrs:

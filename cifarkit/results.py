@@ -267,7 +267,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A misclassified image; ``index`` is its position in the published split."""
+    """A misclassified image; ``index`` is its position in the split as published, or, where cifarkit cuts
+    the splits (digits, folders without a test folder), in the whole of them."""
 
     index: int
     true_class: str
@@ -306,11 +307,11 @@ class CamRow:
 
 @dataclass(frozen=True)
 class CamResult:
-    """`gradcam`: the figure and what is on it."""
+    """`gradcam`: the figure and what is on it; no data set and split for image files."""
 
     run_id: str | None
-    dataset: str
-    split: str
+    dataset: str | None
+    split: str | None
     method: str
     layer: str
     map_size: tuple[int, int]

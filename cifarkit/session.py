@@ -5,45 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cifarkit import figures, reports, tracking
 from cifarkit.console import EpochTable, Terminal
-from cifarkit.data.datasets import Dataset, find_dataset
+from cifarkit.data.datasets import find_dataset
 from cifarkit.errors import Stopped, UsageError
+from cifarkit.followers import follow, is_follower, leave_plan
 from cifarkit.recipes import Recipe
+from cifarkit.request import FitRequest
 from cifarkit.results import EpochRow, FitResult, to_json
 from cifarkit.subjects import Subject, checkpoint_of_run, scratch
 from cifarkit.training import lr_find
 from cifarkit.training.checkpoints import Story, load_checkpoint, read_story
-from cifarkit.training.data import Data, check_model_fits, fit_batch_to_data, load_data
-from cifarkit.training.fit import fit
+from cifarkit.training.data import Data
+from cifarkit.training.fit import fit, is_complete
 from cifarkit.training.hardware import Hardware, choose_hardware
 from cifarkit.training.summary import model_table
-
-
-@dataclass(frozen=True)
-class FitRequest:
-    """What `fit` was asked to do; names are resolved, files not yet read."""
-
-    source: Dataset
-    recipe: Recipe
-    data_dir: Path
-    seed: int
-    target_acc: float | None
-    own_batch_size: bool
-    gpus: int | None
-    nodes: int
-    workers: int | None
-    val_size: int
-    deterministic: bool
-    resume: str | None
-    experiment: str
-    run_name: str | None
-    tracking_uri: str | None
 
 
 class _Uploader:
@@ -62,7 +43,8 @@ class _Uploader:
 
     def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
         self.lrs += lrs
-        for name in ("last", "best") if best else ("last",):
+        # The best first: whatever is cut short here, `last` never tells of a best that is not there.
+        for name in ("best", "last") if best else ("last",):
             # The file will be replaced while it is being copied: a hard link keeps this epoch's.
             kept = self.upload / f"{row.epoch}" / f"{name}.ckpt"
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -80,32 +62,27 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
         CifarkitError: everything that `training.fit.fit`, the data and the store can raise; the run, once
             it exists, ends with a true status.
     """
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return _follow(request)
+    if is_follower():
+        follow(request)
     name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}-seed{request.seed}"
     recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
     with scratch() as place:
         folder = Path(place)
-        try:
+        with _nothing_lost(recorder, folder, terminal), tracking.recording(recorder):
             resumed = None
             if request.resume is not None:
                 with terminal.busy("looking up the run to go on with"):
                     resumed = _find_resumed(request.resume, request, recorder, folder)
-                    request = _as_it_was(request, resumed.story)
+                    request = _as_it_was(request, resumed)
             hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
             with terminal.busy(f"reading {request.source.name}"):
-                data = _load(request)
-            recipe = _final_recipe(request, data)
+                data = request.load()
+            recipe = request.final_recipe(data, hardware)
             with terminal.busy("opening the MLflow run"):
                 run_id = recorder.start(_tags(data, hardware), resume=resumed.run_id if resumed else None)
-        except BaseException:
-            recorder.close("FAILED")
-            raise
-        with _nothing_lost(recorder, folder, terminal), tracking.recording(recorder):
             terminal.say(f"run {run_id}: {recipe.name} on {data.name}, {hardware.describe()}")
             terminal.say(_splits_line(data))
-            result = _train(request, recipe, data, hardware, recorder, folder, terminal, resumed)
-    return result
+            return _train(request, recipe, data, hardware, recorder, folder, terminal, resumed)
 
 
 @contextmanager
@@ -114,44 +91,10 @@ def _nothing_lost(recorder: tracking.RunRecorder, folder: Path, terminal: Termin
     try:
         yield
     finally:
-        if recorder.problems:
+        if recorder.problems and recorder.opened:
             kept = Path(f"unrecorded-{recorder.run_id[:8]}")
             shutil.copytree(folder, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("upload"))
-            terminal.warn(f"MLflow did not take everything ({recorder.problems[0]}); it is kept in {kept}")
-
-
-def _load(request: FitRequest) -> Data:
-    return load_data(request.source, request.data_dir, val_size=request.val_size, seed=request.seed)
-
-
-def _follow(request: FitRequest) -> FitResult:
-    """The part of the processes that Lightning starts beside the first: train along and say nothing."""
-    data = _load(request)
-    with scratch() as folder:
-        fit(
-            _final_recipe(request, data),
-            data,
-            choose_hardware(request.gpus, request.nodes, request.recipe.precision),
-            Path(folder),
-            seed=request.seed,
-            target_acc=request.target_acc,
-            workers=request.workers,
-            deterministic=request.deterministic,
-        )
-    raise SystemExit(0)
-
-
-def _final_recipe(request: FitRequest, data: Data) -> Recipe:
-    recipe = request.recipe
-    if not request.own_batch_size:
-        recipe = fit_batch_to_data(recipe, len(data.train))
-    if recipe.batch_size > len(data.train):
-        raise UsageError(
-            f"a batch of {recipe.batch_size} is larger than the {len(data.train)} training images; "
-            f"pass --batch-size {max(1, len(data.train) // 4)} or less"
-        )
-    check_model_fits(recipe, data)
-    return recipe
+            terminal.alert(f"MLflow did not take everything ({recorder.problems[0]}); it is kept in {kept}")
 
 
 def _train(
@@ -167,6 +110,7 @@ def _train(
     out = reports.Folder(folder / "report", recorder.run_id)
     if recipe.lr is None:
         recipe = _lr_from_range_test(request, recipe, data, hardware, terminal, out)
+        recorder.log_reports(out.written)
     if not resumed:
         recorder.log_params(_params(request, recipe, data, hardware))
     text, _ = model_table(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
@@ -174,8 +118,11 @@ def _train(
     checkpoints = folder / "checkpoints"
     uploader = _Uploader(recorder, checkpoints)
     earlier = resumed.story.rows if resumed else ()
+    resume = resumed.checkpoint if resumed else None
+    if hardware.world_size > 1:
+        leave_plan(request, recipe, data, folder, resume)
     try:
-        with EpochTable(terminal, recipe.epochs, request.target_acc, earlier) as shown:
+        with EpochTable(terminal, _effort(recipe), earlier) as shown:
             result = fit(
                 recipe,
                 data,
@@ -185,12 +132,12 @@ def _train(
                 target_acc=request.target_acc,
                 workers=request.workers,
                 deterministic=request.deterministic,
-                resume=resumed.checkpoint if resumed else None,
+                resume=resume,
                 observers=[shown, recorder, uploader],
             )
     except Stopped:
         done = len(shown.rows)
-        advice = f"; go on with `cifarkit fit --resume {recorder.run_id[:8]}`" if done else ""
+        advice = f"; go on with `cifarkit fit --resume {recorder.run_id}`" if done else ""
         terminal.say(f"stopped after {done} whole epochs{advice}")
         raise
     run = recorder.run_id
@@ -203,6 +150,12 @@ def _train(
     with terminal.busy("drawing the figures and exporting the model"):
         _report(result, recipe, data, hardware, uploader.lrs, recorder, folder, out)
     return result
+
+
+def _effort(recipe: Recipe) -> list[float]:
+    """How much work each epoch is: the area of its images."""
+    scales = recipe.image_scale
+    return [scales[epoch * len(scales) // recipe.epochs] ** 2 for epoch in range(recipe.epochs)]
 
 
 def _lr_from_range_test(
@@ -253,9 +206,10 @@ def _report(
     predictions = subject.predict(device=hardware.device)
     reports.report_evaluation(subject, predictions, out)
     mistakes = reports.report_mistakes(subject, predictions, out).mistakes[: reports.FIGURE_IMAGES]
-    if mistakes:
-        chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes])
-        reports.report_cams(subject, out, chosen, device=hardware.device)
+    chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes])
+    with suppress(UsageError):  # a network without maps over the image has nothing to show here
+        if mistakes:
+            reports.report_cams(subject, out, chosen, device=hardware.device)
     recorder.log_reports(out.written)
     tracking.save_model(subject.checkpoint.network.cpu(), data.preprocessing, folder / "model")
     recorder.log_folder(folder / "model", "model")
@@ -266,6 +220,7 @@ class _Resumed:
     """A run to go on with, and its last checkpoint."""
 
     run_id: str
+    status: str
     story: Story
     checkpoint: Path
 
@@ -278,18 +233,20 @@ def _find_resumed(
     checkpoint_of_run(client, run, folder, "best")
     path = checkpoint_of_run(client, run, folder, "last")
     story, _ = read_story(path)
-    return _Resumed(run.info.run_id, story, path)
+    return _Resumed(run.info.run_id, run.info.status, story, path)
 
 
-def _as_it_was(request: FitRequest, story: Story) -> FitRequest:
+def _as_it_was(request: FitRequest, resumed: _Resumed) -> FitRequest:
     """The request with everything that shapes the training taken from the run that goes on.
 
     Raises:
         UsageError: there is nothing left to do.
     """
-    target = story.target_acc if request.target_acc is None else request.target_acc
-    best = max((row.val_acc for row in story.rows), default=0.0)
-    if len(story.rows) >= story.recipe.epochs or (target is not None and best >= target):
+    story = resumed.story
+    if request.target_acc is not None:
+        story = replace(story, target_acc=request.target_acc)
+    if is_complete(story) and resumed.status == "FINISHED":
+        best = max(row.val_acc for row in story.rows)
         raise UsageError(
             f"this run is finished: {len(story.rows)} of {story.recipe.epochs} epochs, "
             f"best accuracy {best:.4f}"
@@ -300,7 +257,9 @@ def _as_it_was(request: FitRequest, story: Story) -> FitRequest:
         recipe=replace(story.recipe, precision=story.precision),
         seed=story.seed,
         val_size=story.val_size,
-        target_acc=target,
+        target_acc=story.target_acc,
+        workers=story.workers,
+        deterministic=story.deterministic,
         own_batch_size=True,
     )
 

@@ -14,6 +14,7 @@ from cifarkit import tracking
 from cifarkit.analysis import gradcam
 from cifarkit.analysis.misclassified import SORTS, class_index
 from cifarkit.analysis.predictions import Predictions, predict
+from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.data.datasets import find_dataset
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.loading import load_split
@@ -25,10 +26,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network and the images it is asked about."""
+    """A trained network and the images it is asked about.
+
+    Attributes:
+        data: one split of a data set; None where it is asked about image files.
+    """
 
     checkpoint: Checkpoint
-    images: ImageSet
+    data: ImageSet | None
     run_id: str | None = None
 
     @property
@@ -36,8 +41,22 @@ class Subject:
         return self.checkpoint.story
 
     @property
+    def images(self) -> ImageSet:
+        assert self.data is not None
+        return self.data
+
+    @property
     def label(self) -> str:
-        return f"{self.story.dataset} {self.images.split}, {self.story.settings['model']}"
+        what = f"{self.data.name} {self.data.split}" if self.data else "image files"
+        return f"{what}, {self.story.settings['model']}"
+
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """How these images differ from those of the run's own reports: data set, split, or not at all."""
+        if self.data is None:
+            return ("files",)
+        another = (self.data.name,) if self.data.name != self.story.dataset else ()
+        return another if self.data.split == self.story.val_split else (*another, self.data.split)
 
     def predict(
         self, *, tta: bool = False, device: str = "cpu", on_batch: Progress = lambda d, t: None
@@ -47,6 +66,7 @@ class Subject:
             self.images,
             self.story.preprocessing,
             tta=tta,
+            mirror=mirrors(find_policy(self.story.settings["policy"])),
             device=torch.device(device),
             on_batch=on_batch,
         )
@@ -59,17 +79,22 @@ def open_subject(
     split: str | None = None,
     dataset: str | None = None,
     run_id: str | None = None,
+    files: bool = False,
 ) -> Subject:
     """A checkpoint with the images of one split.
 
     Args:
         split: ``train``, ``val`` or ``test``; None takes the split its validation numbers come from.
         dataset: None takes the one it was trained on.
+        files: it will be asked about image files; no data set is read.
 
     Raises:
-        CheckpointError: damaged, or the data set has other classes or other image shapes.
+        CheckpointError: damaged, the data set has other classes or other image shapes, or its images are
+            no longer those of the training.
     """
     checkpoint = load_checkpoint(path)
+    if files:
+        return Subject(checkpoint, None, run_id)
     story = checkpoint.story
     source = find_dataset(dataset or story.dataset, story.image_size)
     images = load_split(source, data_dir, split or story.val_split, story.val_size, story.seed)
@@ -79,6 +104,13 @@ def open_subject(
             f"{path} was trained on {story.dataset} ({len(trained.classes)} classes, "
             f"{_shape(trained.image_shape)}), not on {source.name} ({len(images.classes)} classes, "
             f"{_shape(images.image_shape)})"
+        )
+    # Images that moved from one split to another would be measured although they were trained on.
+    known = {"train": story.fingerprint, story.val_split: story.val_fingerprint}
+    if dataset is None and known.get(images.split, "") not in ("", images.fingerprint()):
+        raise CheckpointError(
+            f"the {images.split} images of {story.dataset} are not those that {path.name} was trained with; "
+            f"to measure it on them all the same, say --dataset {story.dataset}"
         )
     return Subject(checkpoint, images, run_id)
 

@@ -12,6 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,14 +21,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cifarkit import __version__
-from cifarkit.errors import RunNotFound, Stopped, TrackingError, UsageError
+from cifarkit.errors import CifarkitError, RunNotFound, Stopped, TrackingError, UsageError
 from cifarkit.results import EpochRow
 
 DEFAULT_EXPERIMENT = "cifarkit"
 RECORDED_VERSIONS = ("torch", "torchvision", "pytorch-lightning", "albumentations", "mlflow", "numpy")
 KIND = "cifarkit.kind"
+PROCESS = "cifarkit.process"
 GIVE_UP_AFTER = 3
+RETRY_SECONDS = 60
 
 
 def _quiet_import() -> Any:
@@ -100,7 +105,7 @@ class RunRecorder:
     ) -> None:
         self.uri, self.experiment, self.run_name = uri, check_name(experiment), run_name
         self.problems: list[str] = []
-        self._failures = 0
+        self._failures, self._failed_at = 0, 0.0
         self._monitor: Any = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._connected: Future[Any] = self._pool.submit(connect, uri)
@@ -134,17 +139,30 @@ class RunRecorder:
         assert self._opened is not None
         return self._opened.result()
 
+    @property
+    def opened(self) -> bool:
+        """Whether there is a run in the store."""
+        opened = self._opened
+        return opened is not None and opened.done() and opened.exception() is None
+
     def _open(self, tags: dict[str, str], resume: str | None) -> str:
         client = self.client
         try:
             if resume:
                 client.update_run(resume, status="RUNNING")
+                client.set_tag(resume, PROCESS, _this_process())
                 run_id = resume
             else:
-                tags = {"mlflow.source.name": "cifarkit", "mlflow.source.type": "LOCAL"} | tags
+                tags = {
+                    "mlflow.source.name": "cifarkit",
+                    "mlflow.source.type": "LOCAL",
+                    PROCESS: _this_process(),
+                } | tags
                 run_id = client.create_run(
                     experiment_id(client, self.experiment), run_name=self.run_name, tags=tags
                 ).info.run_id
+        except CifarkitError:
+            raise
         except Exception as error:
             raise _tracking_error(self.uri or "", error) from error
         with suppress(Exception):  # statistics about the machine are not worth a run
@@ -162,19 +180,20 @@ class RunRecorder:
     def _later(self, what: str, call: Callable[[Any, str], object], *, last: bool = False) -> None:
         """Queue a call to the store; its failure is noted, not raised.
 
-        After a few failures in a row the store counts as gone, and what is left is not waited for, but for
-        the ``last`` call, which says how the run ended.
+        After a few failures in a row the store counts as gone for a minute, in which nothing is waited for
+        but the ``last`` call, which says how the run ended.
         """
 
         def run() -> None:
-            if self._failures >= GIVE_UP_AFTER and not last:
+            gone = time.monotonic() - self._failed_at < RETRY_SECONDS
+            if self._failures >= GIVE_UP_AFTER and gone and not last:
                 self.problems.append(f"{what}: not tried")
                 return
             try:
                 call(self.client, self.run_id)
                 self._failures = 0
             except Exception as error:
-                self._failures += 1
+                self._failures, self._failed_at = self._failures + 1, time.monotonic()
                 reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
                 self.problems.append(f"{what}: {reason}")
 
@@ -265,7 +284,8 @@ def recording(recorder: RunRecorder) -> Iterator[None]:
         status = "KILLED"
         raise
     except BaseException as error:
-        recorder.set_tags({"cifarkit.error": str(error)[:400] or type(error).__name__})
+        if recorder.opened:
+            recorder.set_tags({"cifarkit.error": str(error)[:400] or type(error).__name__})
         raise
     finally:
         recorder.close(status)
@@ -307,8 +327,6 @@ def experiment_id(client: Any, name: str) -> str:
 
 def log_metrics(client: Any, run_id: str, metrics: dict[str, float | None], step: int = 0) -> None:
     """Metrics that are not None, all at one step."""
-    import time
-
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
@@ -323,7 +341,7 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
         reference: a run id, a unique prefix of one, ``last`` (the latest finished fit) or ``best`` (the
             highest validation accuracy of a finished fit).
         experiment: where ``last``, ``best`` and prefixes are looked for.
-        unfinished: ``last`` is the latest fit that did not finish.
+        unfinished: ``last`` is the latest fit that ended early and can be gone on with.
 
     Raises:
         RunNotFound: none, or several.
@@ -347,14 +365,19 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
         token = page.token
         if not token:
             break
+    if reference == "last" and unfinished:
+        for run in runs:
+            if run.info.status != "FINISHED" and not is_alive(run) and _has_checkpoint(client, run):
+                return run
+        raise RunNotFound(f"no interrupted fit in the experiment {experiment!r}: nothing to go on with")
     if reference in ("last", "best"):
-        fits = [run for run in runs if (run.info.status == "FINISHED") != unfinished]
+        fits = [run for run in runs if run.info.status == "FINISHED"]
         if not fits:
-            what = "interrupted fit" if unfinished else "finished fit"
-            advice = ": nothing to go on with" if unfinished else " yet; run `cifarkit fit` first"
-            raise RunNotFound(f"no {what} in the experiment {experiment!r}{advice}")
+            raise RunNotFound(
+                f"no finished fit in the experiment {experiment!r} yet; run `cifarkit fit` first"
+            )
         if reference == "last":
-            return fits[0]
+            return max(fits, key=lambda run: run.info.end_time or 0)
         return max(fits, key=lambda run: run.data.metrics.get("best_val_acc", -1.0))
     matches = [run for run in runs if run.info.run_id.startswith(reference)]
     if len(matches) == 1:
@@ -362,6 +385,31 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
     latest = ", ".join(run.info.run_id[:8] for run in runs[:3]) or "none"
     what = f"{len(matches)} runs start with" if matches else "no run has the id"
     raise RunNotFound(f"{what} {reference!r} in the experiment {experiment!r}; the latest are: {latest}")
+
+
+def is_alive(run: Any) -> bool:
+    """Whether the process that writes a run may still be at work; on another host nobody can tell."""
+    host, _, process = run.data.tags.get(PROCESS, "").partition("/")
+    if run.info.status != "RUNNING" or not process:
+        return False
+    return bool(host != platform.node() or process == _process(int(process.partition("@")[0])))
+
+
+def _this_process() -> str:
+    return f"{platform.node()}/{_process(os.getpid())}"
+
+
+def _process(pid: int) -> str | None:
+    """A process by number and second of its start, because numbers come back; None when it is gone."""
+    try:
+        return f"{pid}@{psutil.Process(pid).create_time():.0f}"
+    except psutil.Error:
+        return None
+
+
+def _has_checkpoint(client: Any, run: Any) -> bool:
+    files = client.list_artifacts(run.info.run_id, "checkpoints")
+    return "checkpoints/last.ckpt" in [str(file.path) for file in files]
 
 
 def fetch_artifact(client: Any, run_id: str, path: str, folder: Path) -> Path:
@@ -444,13 +492,17 @@ def environment_tags() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the folder the command runs in, with a mark when there are uncommitted changes."""
+    """The commit of the folder the command runs in, with a mark when tracked files have changed."""
     try:
         head = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
         )
         dirty = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

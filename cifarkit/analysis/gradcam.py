@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cifarkit.errors import UnknownName, UsageError
 from cifarkit.models import one_view
 
-GOOD_MAP_SIDE = 8
+GOOD_MAP_SIDE, LEAST_MAP_SIDE = 8, 4
 CONSTANT_SPREAD = 1e-6
 BATCH = 20
 
@@ -34,33 +34,44 @@ METHODS: dict[str, str] = {
 
 
 def map_sides(network: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
-    """(height, width) of what every layer with a 2-d map puts out, in the order they run."""
+    """(height, width) of what every layer with a 2-d map puts out, in the order they run; without layers
+    that run more than once, whose map is not one map."""
     sides: dict[str, tuple[int, int]] = {}
+    runs: dict[str, int] = {}
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            runs[name] = runs.get(name, 0) + 1
             if isinstance(output, Tensor) and output.ndim == 4:
-                sides.pop(name, None)
                 sides[name] = (output.shape[2], output.shape[3])
 
         return hook
 
     handles = [m.register_forward_hook(note(name)) for name, m in network.named_modules() if name]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), one_view(network):
             network.eval()(images[:1])
     finally:
         for handle in handles:
             handle.remove()
-    return sides
+    return {name: side for name, side in sides.items() if runs[name] == 1}
 
 
 def default_layer(network: nn.Module, images: Tensor) -> str:
     """The last layer whose map is about 8x8: on small images deeper maps of 4x4 or 1x1 say nothing about
-    where, and earlier ones little about what."""
-    sides = map_sides(network, images)
-    best = min(abs(max(side) - GOOD_MAP_SIDE) for side in sides.values())
-    return [name for name, side in sides.items() if abs(max(side) - GOOD_MAP_SIDE) == best][-1]
+    where, and earlier ones little about what.
+
+    Raises:
+        UsageError: no layer has a map over the image.
+    """
+    sides = {name: max(side) for name, side in map_sides(network, images).items()}
+    useful = {name: side for name, side in sides.items() if side >= LEAST_MAP_SIDE} or sides
+    if not useful:
+        raise UsageError("no layer of this network has a map over the image")
+    # In octaves: 16 is as far from 8 as 4 is.
+    distance = {name: abs(np.log2(side / GOOD_MAP_SIDE)) for name, side in useful.items()}
+    nearest = min(distance.values())
+    return [name for name in distance if distance[name] == nearest][-1]
 
 
 def find_layer(
@@ -70,7 +81,7 @@ def find_layer(
 
     Raises:
         UnknownName: no such layer.
-        UsageError: the layer has no 2-d map.
+        UsageError: the layer has no 2-d map, or runs more than once.
     """
     sides = map_sides(network, images)
     modules = dict(network.named_modules())
@@ -79,7 +90,8 @@ def find_layer(
     elif name not in modules or not name:
         raise UnknownName("layer", name, sides)
     elif name not in sides:
-        raise UsageError(f"layer {name!r} has no map over the image; try {default_layer(network, images)!r}")
+        other = default_layer(network, images)
+        raise UsageError(f"layer {name!r} has no map over the image that is its own; try {other!r}")
     return name, modules[name], sides[name]
 
 
@@ -109,7 +121,12 @@ def class_maps(
     maps: list[npt.NDArray[np.float32]] = []
     cam_class = getattr(pytorch_grad_cam, METHODS[method])
     # A map is about the image as it is; the activations of its mirror would be mixed into it.
-    with one_view(network), _not_in_place(network), cam_class(model=network, target_layers=[layer]) as cam:
+    with (
+        one_view(network),
+        _not_in_place(network),
+        cam_class(model=network, target_layers=[layer]) as cam,
+        _copied_on(layer),
+    ):
         cam.batch_size = BATCH  # of the methods that perturb
         compute = cam.get_cam_image
 
@@ -120,9 +137,11 @@ def class_maps(
             return raw
 
         cam.get_cam_image = keep_raw
-        for start in range(0, len(images), BATCH):
-            batch = images[start : start + BATCH].contiguous(memory_format=torch.channels_last)
-            wanted = [ClassifierOutputTarget(target) for target in targets[start : start + BATCH]]
+        # ScoreCAM makes one masked image per image and channel, all at once.
+        size = 1 if method == "scorecam" else BATCH
+        for start in range(0, len(images), size):
+            batch = images[start : start + size].contiguous(memory_format=torch.channels_last)
+            wanted = [ClassifierOutputTarget(target) for target in targets[start : start + size]]
             # Perturbing methods draw tqdm bars, and scaling a NaN map warns; both are said better elsewhere.
             with contextlib.redirect_stderr(io.StringIO()), np.errstate(all="ignore"):
                 cam(input_tensor=batch, targets=wanted)
@@ -140,6 +159,16 @@ def _not_in_place(network: nn.Module) -> Iterator[None]:
     finally:
         for module in changed:
             module.inplace = True  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def _copied_on(layer: nn.Module) -> Iterator[None]:
+    """Hand on a copy of the layer's output: a residual sum in place would overwrite what was noted."""
+    handle = layer.register_forward_hook(lambda module, inputs, output: output.clone())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def scale(raw: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -56,6 +56,7 @@ def predict(
     preprocessing: Preprocessing,
     *,
     tta: bool = False,
+    mirror: bool = True,
     device: torch.device | None = None,
     batch_size: int = 500,
     on_batch: Callable[[int, int], None] = lambda done, of: None,
@@ -65,6 +66,7 @@ def predict(
     Args:
         tta: average the logits over mirrored and one-pixel-shifted views with the weights of the record
             scripts: half for the image and its mirror, a quarter for each diagonal shift and its mirror.
+        mirror: whether mirrored views belong to ``tta``; not for a network that was trained without.
         device: where to compute; the CPU by default.
         on_batch: called with (batches done, batches in all).
     """
@@ -75,16 +77,16 @@ def predict(
     with torch.inference_mode():
         for done, (batch, _) in enumerate(loader, start=1):
             batch = batch.to(device).contiguous(memory_format=torch.channels_last)
-            logits = _views(network, batch) if tta else network(batch)
+            logits = _views(network, batch, mirror) if tta else network(batch)
             parts.append(logits.double().softmax(1).cpu())
             on_batch(done, len(loader))
     return Predictions(torch.cat(parts).numpy(), images.labels, images.indices, images.classes)
 
 
-def _views(network: nn.Module, images: Tensor) -> Tensor:
+def _views(network: nn.Module, images: Tensor, mirror: bool) -> Tensor:
     def both(batch: Tensor) -> Tensor:
         with one_view(network):
-            mean: Tensor = (network(batch) + network(batch.flip(3))) / 2
+            mean: Tensor = (network(batch) + network(batch.flip(3))) / 2 if mirror else network(batch)
         return mean
 
     shift, (height, width) = TTA_SHIFT, images.shape[2:]

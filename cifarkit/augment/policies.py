@@ -38,6 +38,11 @@ def find_policy(name: str) -> Policy:
     return POLICIES[name]
 
 
+def mirrors(policy: Policy) -> bool:
+    """Whether a network trained with this policy has seen images and their mirrors."""
+    return any(isinstance(op, FlipLR | AlternateFlipLR) for op in policy)
+
+
 def check_policy(policy: Policy) -> None:
     """Make sure that a policy can run.
 

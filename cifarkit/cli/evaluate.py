@@ -10,7 +10,7 @@ from cifarkit.console import Terminal, percent
 
 
 def evaluate(
-    run: options.Run = "last",
+    run: options.Run = None,
     checkpoint: options.CheckpointFile = None,
     split: options.Split = None,
     dataset: options.DatasetOverride = None,

@@ -48,7 +48,7 @@ ValSize = Annotated[
 
 FIXED_BY_RUN = (
     "dataset", "recipe", "epochs", "model", "policy", "batch_size", "lr", "optimizer", "seed", "precision",
-    "val_size", "image_size", "run_name",
+    "val_size", "image_size", "run_name", "workers", "deterministic",
 )  # fmt: skip
 
 
@@ -103,9 +103,11 @@ def fit(
     )
     if lr is not None:
         chosen = replace(chosen, lr=parse_lr(lr))
-    with terminal.busy(f"{chosen.name} on {source.name}: loading torch, Lightning and MLflow"):
+    what = f"{chosen.name} on {source.name}: " if resume is None else ""
+    with terminal.busy(f"{what}loading torch, Lightning and MLflow"):
         from cifarkit.data.loading import default_data_dir
-        from cifarkit.session import FitRequest, run_fit
+        from cifarkit.request import FitRequest
+        from cifarkit.session import run_fit
 
     request = FitRequest(
         source=source,
@@ -128,10 +130,9 @@ def fit(
     _say(terminal, result)
     terminal.answer(result, str(result.run_id))
     if result.target_reached is False:
-        assert target_acc is not None
         raise TargetNotReached(
             f"{result.val_split} accuracy {percent(result.best_val_acc)} stayed below the target "
-            f"{percent(target_acc)} in {result.epochs} epochs; try --epochs {2 * result.epochs}"
+            f"{percent(result.target_acc or 1.0)} in {result.epochs} epochs; try --epochs {2 * result.epochs}"
         )
 
 

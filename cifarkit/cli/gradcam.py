@@ -16,7 +16,7 @@ def gradcam(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Image files to explain.", show_default="misclassified images")
     ] = None,
-    run: options.Run = "last",
+    run: options.Run = None,
     checkpoint: options.CheckpointFile = None,
     index: Annotated[
         list[int] | None, options.option("--index", "Explain this image of the split; may be repeated.")
@@ -63,6 +63,7 @@ def gradcam(
         dataset=dataset,
         output=output,
         gpus=gpus,
+        files=bool(files),
     ) as (network, out, hardware):
         from cifarkit.reports import choose_images, report_cams
         from cifarkit.subjects import check_cam

@@ -9,7 +9,6 @@ from typing import Annotated
 from cifarkit.cli import options
 from cifarkit.cli.choices import resolve
 from cifarkit.console import Terminal
-from cifarkit.errors import UsageError
 
 Rule = Annotated[str, options.option("--rule", "steepest, minimum/10 or valley.")]
 
@@ -51,35 +50,30 @@ def lr_find(
         optimizer=optimizer,
         batch_size=batch_size,
     )
-    with terminal.busy("loading torch and the images"):
+    with terminal.busy("loading torch"):
         from cifarkit import figures, tracking
         from cifarkit.data.loading import default_data_dir
         from cifarkit.reports import Folder
         from cifarkit.results import to_json
         from cifarkit.training import lr_find as finder
-        from cifarkit.training.data import fit_batch_to_data, load_data
+        from cifarkit.training.data import check_recipe_fits, fit_batch_to_data, load_data
         from cifarkit.training.hardware import choose_hardware
 
-        finder.check_range(min_lr, 10.0 if max_lr is None else max_lr, steps)
+        max_lr = finder.default_max_lr(chosen) if max_lr is None else max_lr
+        finder.check_range(min_lr, max_lr, steps)
         finder.check_rule(rule)
         name = run_name or f"lr-find-{Path(source.name).name}-{chosen.model}"
         recorder = tracking.RunRecorder(tracking_uri, experiment, name)
-        try:
+    with tracking.recording(recorder):
+        with terminal.busy(f"reading {source.name}"):
             hardware = choose_hardware(gpus)
             data = load_data(source, data_dir or default_data_dir(), seed=seed)
             if batch_size is None:
                 chosen = fit_batch_to_data(chosen, len(data.train))
-            elif batch_size > len(data.train):
-                raise UsageError(
-                    f"a batch of {batch_size} is larger than the {len(data.train)} training images"
-                )
+            check_recipe_fits(chosen, data)
             run_id = recorder.start(
                 tracking.environment_tags() | {tracking.KIND: "lr-find", "hardware": hardware.describe()}
             )
-        except BaseException:
-            recorder.close("FAILED")
-            raise
-    with tracking.recording(recorder):
         recorder.log_params(
             chosen.settings()
             | {"dataset": data.name, "seed": seed, "min_lr": min_lr, "steps": steps, "rule": rule}

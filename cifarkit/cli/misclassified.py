@@ -21,7 +21,7 @@ Limit = Annotated[
 
 
 def misclassified(
-    run: options.Run = "last",
+    run: options.Run = None,
     checkpoint: options.CheckpointFile = None,
     sort: Sort = "confidence",
     true: TrueClass = None,

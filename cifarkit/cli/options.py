@@ -39,8 +39,12 @@ TrackingUri = Annotated[
     ),
 ]
 Run = Annotated[
-    str,
-    option("--run", "Run id or unique prefix, 'last' (latest finished fit) or 'best' (highest accuracy)."),
+    str | None,
+    option(
+        "--run",
+        "Run id or unique prefix, 'last' (latest finished fit) or 'best' (highest accuracy).",
+        show_default="last",
+    ),
 ]
 CheckpointFile = Annotated[
     Path | None, option("--checkpoint", "A checkpoint file, instead of a run; needs no MLflow.")
@@ -67,7 +71,13 @@ Optimizer = Annotated[
 ]
 DatasetOverride = Annotated[
     str | None,
-    option("--dataset", "Another data set with the same classes.", show_default="the one trained on"),
+    # Of its own, because CIFARKIT_DATASET says what is trained on.
+    option(
+        "--dataset",
+        "Another data set with the same classes.",
+        env="CIFARKIT_EVAL_DATASET",
+        show_default="the one trained on",
+    ),
 ]
 RunName = Annotated[
     str | None, option("--run-name", "Name of the run.", show_default="made of recipe, data set and seed")

@@ -18,8 +18,9 @@ def recipes(json: options.Json = False, quiet: options.Quiet = False, debug: opt
         table.add_column(column, overflow="fold")
     for recipe in RECIPES.values():
         measured = "\n".join(
-            f"{e.dataset} {percent(e.accuracy_mean)} ± {100 * e.accuracy_std:.2f} (n={e.runs}), "
-            f"{duration(e.train_seconds)} on {e.hardware}"
+            f"{e.dataset} {percent(e.accuracy_mean)} "
+            + (f"± {100 * e.accuracy_std:.2f} ({e.runs} seeds), " if e.runs > 1 else "(one seed), ")
+            + f"{duration(e.train_seconds)} on {e.hardware}"
             for e in recipe.evidence
         )
         table.add_row(

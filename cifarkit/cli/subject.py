@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cifarkit.console import Terminal
+from cifarkit.errors import TrackingError, UsageError
 
 if TYPE_CHECKING:
     from cifarkit.reports import Folder
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def opened(
     terminal: Terminal,
     *,
-    run: str,
+    run: str | None,
     checkpoint: Path | None,
     experiment: str,
     tracking_uri: str | None,
@@ -29,12 +30,19 @@ def opened(
     dataset: str | None,
     output: Path,
     gpus: int | None,
+    files: bool = False,
 ) -> Iterator[tuple[Subject, Folder, Hardware]]:
     """Yields the subject, the folder to report into and the device; on success the folder's content is
-    added to the run, where there is one."""
+    added to the run, where there is one. ``files``: the images will be files, not those of a data set.
+
+    Raises:
+        UsageError: both a run and a checkpoint file.
+    """
     from cifarkit.data.datasets import find_dataset
     from cifarkit.data.loading import default_data_dir
 
+    if run is not None and checkpoint is not None:
+        raise UsageError("--run and --checkpoint (or their variables): choose one")
     if dataset is not None:
         find_dataset(dataset)
     with terminal.busy("loading torch"):
@@ -43,7 +51,7 @@ def opened(
         from cifarkit.training.hardware import choose_hardware
 
         hardware = choose_hardware(gpus)
-    places = {"split": split, "dataset": dataset}
+    places: dict[str, Any] = {"split": split, "dataset": dataset, "files": files}
     data_dir = data_dir or default_data_dir()
     if checkpoint is not None:
         with terminal.busy("reading the checkpoint and the images"):
@@ -54,7 +62,7 @@ def opened(
         from cifarkit import tracking
 
         client = tracking.connect(tracking_uri)
-        found = tracking.find_run(client, run, experiment)
+        found = tracking.find_run(client, "last" if run is None else run, experiment)
     run_id = found.info.run_id
     with scratch() as folder, terminal.busy(f"reading run {run_id[:8]} and the images"):
         path = checkpoint_of_run(client, found, Path(folder))
@@ -62,4 +70,7 @@ def opened(
     out = Folder(output / run_id[:8])
     yield subject, out, hardware
     with terminal.busy(f"adding the results to run {run_id[:8]}"):
-        tracking.add_artifacts(client, run_id, out.written)
+        try:
+            tracking.add_artifacts(client, run_id, out.written)
+        except TrackingError as error:  # the answer itself is there, and in the folder
+            terminal.alert(f"the results are in {out.root} only: {error}")

@@ -5,8 +5,9 @@ Two layouts::
     PATH/train/CLASS/*.png    PATH/test/CLASS/*.png     or val/ where there is no test/
     PATH/CLASS/*.png                                    a fifth becomes the test split
 
-Without a test folder, a fifth of each class (rounded down, but one at least) is the test split. The
-SHA-256 of ``CLASS/FILE`` chooses, so it is the same part on every machine and in every run.
+A val folder beside a test folder is not used. Without a test folder, a fifth of each class (rounded
+down, but one at least) is the test split. The SHA-256 of ``CLASS/FILE`` chooses, so it is the same part
+on every machine and in every run.
 Hidden files and files with other suffixes are ignored. Files are only ever decoded as images.
 """
 
@@ -37,6 +38,8 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 # Pillow knows more; naming these keeps out formats that run programs (EPS starts Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_BYTES = 2 * 1024**3
+# What others call their test or validation folders; anything else beside train is left alone.
+OTHER_SPLITS = {"valid", "validation", "dev", "eval", "testing"}
 # Somewhat below the size at which Pillow warns of decompression bombs: small files, huge in memory.
 MAX_PIXELS = 80_000_000
 
@@ -130,6 +133,9 @@ class FolderSource:
         # A folder named train that holds images is a class (of vehicles, say), not a split.
         if train is None or not _subfolders(train, self.root):
             return self.root, None
+        overlooked = sorted(folders.keys() & OTHER_SPLITS)
+        if overlooked:
+            raise DataError(f"{self.root}: {', '.join(overlooked)} would not be used; call it test or val")
         return train, folders.get("test", folders.get("val"))
 
     def _list_classes(self, folder: Path, classes: tuple[str, ...]) -> _Listing:

@@ -107,6 +107,13 @@ def find_model(name: str) -> Model:
     return MODELS[name]
 
 
+def allow_mirror(network: nn.Module, allowed: bool) -> nn.Module:
+    """The network, told whether it may average over mirrored views if it is one that does."""
+    if hasattr(network, "mirror"):
+        network.mirror = allowed  # type: ignore[assignment]
+    return network
+
+
 @contextmanager
 def one_view(network: nn.Module) -> Iterator[None]:
     """While it lasts, a network that averages over mirrored views looks at the image alone."""

@@ -55,7 +55,8 @@ class SpeedNet(nn.Module):
 
     Attributes:
         mirror: whether a trained network looks at an image and its mirror, as the records' evaluations do.
-            It is part of the network, so that validation, `eval` and the exported model agree.
+            It is part of the network, so that validation, `eval` and the exported model agree; training
+            without flips turns it off.
     """
 
     def __init__(
@@ -74,7 +75,6 @@ class SpeedNet(nn.Module):
             nn.GELU(),
             *(ConvGroup(i, o) for i, o in zip((whitened, *widths[:2]), widths, strict=True)),
         )
-        self.pool = nn.AdaptiveMaxPool2d(1)
         self.head = nn.Linear(widths[2], classes, bias=False)
         with torch.no_grad():
             self.head.weight /= self.head.weight.std()
@@ -93,7 +93,7 @@ class SpeedNet(nn.Module):
         k, channels = WHITEN_KERNEL, images.shape[1]
         patches = images.float().unfold(2, k, 1).unfold(3, k, 1)
         flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * k * k)
-        # In float64 on the host: the eigenvectors then do not depend on the device or its threads.
+        # In float64 on the host, where small eigenvalues keep their digits.
         values, vectors = torch.linalg.eigh((flat.T @ flat / len(flat)).double().cpu())
         filters = (vectors / (values + eps).sqrt()).T.reshape(-1, channels, k, k)
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
@@ -105,6 +105,7 @@ class SpeedNet(nn.Module):
         return (self._one_view(x) + self._one_view(x.flip(3))) / 2
 
     def _one_view(self, x: Tensor) -> Tensor:
-        x = self.pool(self.groups(self.whiten(x))).flatten(1)
+        # Not an AdaptiveMaxPool2d: on GPUs its gradient is not deterministic.
+        x = self.groups(self.whiten(x)).amax((2, 3))
         logits: Tensor = self.head(x) * self.logit_scale
         return logits

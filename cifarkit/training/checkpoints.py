@@ -13,14 +13,15 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.errors import CheckpointError, CifarkitError
-from cifarkit.models import build_model
+from cifarkit.models import allow_mirror, build_model
 from cifarkit.pipeline import Preprocessing
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow
 
 KEY = "cifarkit"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,17 @@ class Story:
 
     Attributes:
         dataset: name, or ``folder:PATH``.
-        fingerprint: of the training images (`ImageSet.fingerprint`).
+        fingerprint, val_fingerprint: of the training and validation images (`ImageSet.fingerprint`).
         settings: the resolved recipe (`Recipe.settings`).
         image_size: side that folder images were resized to.
         val_split, val_size, seed: what validation numbers come from.
+        workers, deterministic: as asked for; a resumed training keeps them.
         rows: epochs done so far.
     """
 
     dataset: str
     fingerprint: str
+    val_fingerprint: str
     settings: dict[str, Any]
     preprocessing: Preprocessing
     val_split: str
@@ -46,6 +49,8 @@ class Story:
     image_size: int
     target_acc: float | None = None
     precision: str = "fp32"
+    workers: int | None = None
+    deterministic: bool = False
     rows: tuple[EpochRow, ...] = field(default=())
 
     @property
@@ -134,6 +139,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     shape = story.preprocessing.image_shape
     try:
         network = build_model(story.settings["model"], shape, len(story.preprocessing.classes))
+        allow_mirror(network, mirrors(find_policy(story.settings["policy"])))
         weights = {
             name.removeprefix("network."): value
             for name, value in content["state_dict"].items()

@@ -10,11 +10,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.data.datasets import Dataset
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.loading import load_splits
-from cifarkit.models import build_model, check_size
-from cifarkit.pipeline import Preprocessing
+from cifarkit.errors import UsageError
+from cifarkit.models import allow_mirror, build_model, check_size
+from cifarkit.pipeline import Preprocessing, check_batch
 from cifarkit.recipes import Recipe
 
 MIN_STEPS_PER_EPOCH = 8
@@ -35,7 +37,7 @@ class Data:
     Attributes:
         name: data set name or ``folder:PATH``.
         val: held-out training images (split ``val``) or the test split.
-        image_size: side that folder images were resized to; 0 for the named sets.
+        image_size: side of the images; folder images were resized to it.
     """
 
     name: str
@@ -71,13 +73,17 @@ def fit_batch_to_data(recipe: Recipe, images: int) -> Recipe:
     return replace(recipe, batch_size=max(1, images // MIN_STEPS_PER_EPOCH))
 
 
-def check_model_fits(recipe: Recipe, data: Data) -> None:
-    """That the network takes images of this size, and of the smallest size that training shrinks them to.
+def check_recipe_fits(recipe: Recipe, data: Data) -> None:
+    """That there are enough images for a batch, that they are square, and that the network takes them at
+    their size and at the smallest that training shrinks them to.
 
     Raises:
         UsageError: it does not.
     """
-    channels, side, _ = data.preprocessing.image_shape
+    check_batch(recipe.batch_size, len(data.train))
+    channels, side, width = data.preprocessing.image_shape
+    if side != width:
+        raise UsageError(f"images of {data.name} are {side} x {width} pixels; only square ones can be used")
     smallest = min(side, max(8, round(side * min(recipe.image_scale))))
     check_size(recipe.model, (channels, smallest, smallest))
 
@@ -89,4 +95,4 @@ def build_network(recipe: Recipe, data: Data) -> nn.Module:
     if isinstance(network, Initialised):
         some = torch.from_numpy(data.train.images[:: max(1, len(data.train) // INITIALISING_IMAGES)])
         network.initialise(data.preprocessing(some.permute(0, 3, 1, 2)))
-    return network
+    return allow_mirror(network, mirrors(find_policy(recipe.policy)))

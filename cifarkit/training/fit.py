@@ -63,13 +63,15 @@ def fit(
         raise UsageError(f"the batch size must be a multiple of the {hardware.world_size} devices")
     reuse_freed_memory()
     torch.manual_seed(mix(seed) % 2**63)
-    story = _story(recipe, data, hardware, seed, target_acc)
+    story = _story(recipe, data, hardware, seed, target_acc, workers, deterministic)
     if resume:
         story = replace(story, rows=_rows_to_continue(resume, recipe, data))
         best = resume.with_name("best.ckpt")
         if best.is_file() and best.parent != folder:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(best, folder / best.name)
+        if is_complete(story):  # stopped between its last epoch and its end
+            return _result(recipe, data, hardware, seed, target_acc, story.rows, folder)
     steps = recipe.epochs * (len(data.train) // recipe.batch_size)
     side = data.preprocessing.image_shape[1]
     module = Classifier(build_network(recipe, data), recipe, total_steps=steps, side=side, seed=seed)
@@ -120,10 +122,26 @@ def fit(
     return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)
 
 
-def _story(recipe: Recipe, data: Data, hardware: Hardware, seed: int, target_acc: float | None) -> Story:
+def is_complete(story: Story) -> bool:
+    """Whether all epochs are done, or the target was reached."""
+    best = max((row.val_acc for row in story.rows), default=0.0)
+    reached = story.target_acc is not None and best >= story.target_acc
+    return reached or len(story.rows) >= story.recipe.epochs
+
+
+def _story(
+    recipe: Recipe,
+    data: Data,
+    hardware: Hardware,
+    seed: int,
+    target_acc: float | None,
+    workers: int | None,
+    deterministic: bool,
+) -> Story:
     return Story(
         dataset=data.name,
         fingerprint=data.train.fingerprint(),
+        val_fingerprint=data.val.fingerprint(),
         settings=recipe.settings(),
         preprocessing=data.preprocessing,
         val_split=data.val.split,
@@ -132,6 +150,8 @@ def _story(recipe: Recipe, data: Data, hardware: Hardware, seed: int, target_acc
         image_size=data.image_size,
         target_acc=target_acc,
         precision=hardware.precision,
+        workers=workers,
+        deterministic=deterministic,
     )
 
 

@@ -45,8 +45,7 @@ def find_lr(
     Raises:
         CifarkitError: the curve does not support the rule.
     """
-    if lr_max is None:
-        lr_max = 0.1 if recipe.optimizer.startswith("adam") else 10.0
+    lr_max = lr_max or default_max_lr(recipe)
     device = torch.device(hardware.device)
     torch.manual_seed(seed)
     network = build_network(recipe, data).to(device)
@@ -74,6 +73,11 @@ def find_lr(
         suggestion=choose(rules, rule),
         diverged=diverged,
     )
+
+
+def default_max_lr(recipe: Recipe) -> float:
+    """Adam and AdamW train at lower rates than SGD and Muon."""
+    return 0.1 if recipe.optimizer.startswith("adam") else 10.0
 
 
 def range_test(
@@ -214,8 +218,8 @@ def choose(rules: dict[str, float | None], rule: str) -> float:
     lr = rules[rule]
     if lr is None:
         raise CifarkitError(
-            f"the loss never fell, so the rule {rule!r} has nothing to suggest; widen the range with "
-            "--min-lr and --max-lr"
+            f"the range test gives the rule {rule!r} nothing to go by: the loss never fell, or diverged at "
+            "once; try `cifarkit lr-find` with another --min-lr and --max-lr, or give --lr a number"
         )
     return lr
 

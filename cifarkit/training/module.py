@@ -62,7 +62,9 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         images, labels = batch
-        logits = self(images.contiguous(memory_format=torch.channels_last)).float()
+        # What is reported is computed as `eval` and the exported model compute it, in float32.
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self(images.contiguous(memory_format=torch.channels_last))
         self.val_totals.update(logits, labels, F.cross_entropy(logits, labels))
 
     def configure_optimizers(self) -> dict[str, object]:

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.utilities.model_summary import ModelSummary
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifarkit.models import build_model
+from cifarkit.models import build_model, one_view
 from cifarkit.results import LayerRow, ModelTable
 
 
@@ -32,7 +32,7 @@ def model_table(
         warnings.simplefilter("ignore")
         lightning = ModelSummary(module, max_depth=depth)
     parameters = list(module.parameters())
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with one_view(module.network), FlopCounterMode(display=False) as counter, torch.no_grad():
         module.network.eval()(torch.zeros(1, *image_shape))
     rows = zip(
         lightning.layer_names,

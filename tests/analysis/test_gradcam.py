@@ -216,6 +216,46 @@ def test_the_default_layer_has_the_last_map_nearest_to_8x8(name: str) -> None:
     assert all(distances[layer] > distances[chosen] for layer in later)
 
 
+@pytest.mark.parametrize("side", [16, 28, 64, 128, 224])
+@pytest.mark.parametrize("name", ["speednet-slim", "resnet18", "small-cnn"])
+def test_the_default_layer_has_a_map_at_every_image_size(name: str, side: int) -> None:
+    network = build_model(name, (3, side, side), 4).eval()
+    _, _, (height, width) = find_layer(network, torch.zeros(1, 3, side, side), None)
+    assert height >= 4
+    assert height == width
+
+
+def test_a_network_without_maps_has_no_default_layer() -> None:
+    with pytest.raises(UsageError, match="no layer"):
+        default_layer(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(1, 3, 2, 2))
+
+
+def test_a_residual_sum_in_place_does_not_change_the_map() -> None:
+    # torchvision adds the shortcut to bn2's output in place, after grad-cam has noted it.
+    torch.manual_seed(0)
+    network = build_model("resnet18", (3, 32, 32), 4).eval()
+    image, layer = torch.randn(1, 3, 32, 32), network.get_submodule("layer3.1.bn2")
+    noted: list[Tensor] = []
+
+    def note(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        output.retain_grad()
+        noted.append(output)
+        return output.clone()
+
+    with layer.register_forward_hook(note):
+        network(image)[0, 1].backward()
+    assert noted[0].grad is not None
+    expected = (noted[0] * noted[0].grad).sum(1)[0].relu().detach().numpy()
+    (found,) = class_maps(network, layer, image, [1], "hirescam")
+    np.testing.assert_allclose(found, scale(expected), atol=1e-5)
+
+
+def test_a_layer_that_runs_twice_has_no_map_of_its_own() -> None:
+    network = build_model("resnet18", (3, 32, 32), 4).eval()
+    with pytest.raises(UsageError, match=r"layer3.1.relu.*try 'layer3"):
+        find_layer(network, torch.zeros(1, 3, 32, 32), "layer3.1.relu")
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_the_default_layer_can_be_drawn(name: str) -> None:
     torch.manual_seed(0)
@@ -255,5 +295,7 @@ def test_an_unknown_layer(name: str) -> None:
 
 
 def test_a_layer_without_a_map() -> None:
-    with pytest.raises(UsageError, match="layer 'head' has no map over the image; try 'relu'"):
+    with pytest.raises(
+        UsageError, match="layer 'head' has no map over the image that is its own; try 'relu'"
+    ):
         find_layer(BrightSpots(), spot(0, 0)[None], "head")

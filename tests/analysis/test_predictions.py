@@ -78,13 +78,15 @@ def letters() -> ImageSet:
     return ImageSet("letters", "test", pixels, np.zeros(6, np.int64), ("a", "b"), np.arange(6))
 
 
-def test_tta_averages_mirrored_and_shifted_views(letters: ImageSet) -> None:
+@pytest.mark.parametrize("mirror", [True, False])
+def test_tta_averages_mirrored_and_shifted_views(letters: ImageSet, mirror: bool) -> None:
     preprocessing = Preprocessing((0.0,), (1.0,), (1, 5, 5), ("a", "b"))
-    predictions = predict(Corner(), letters, preprocessing, tta=True)
+    predictions = predict(Corner(), letters, preprocessing, tta=True, mirror=mirror)
     x = letters.images[..., 0] / 255
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), mode="reflect")
     weighted = [(x, 1 / 2), (padded[:, :5, :5], 1 / 4), (padded[:, 2:, 2:], 1 / 4)]
-    first = sum(w * (view[:, 0, 0] + view[:, 0, -1]) / 2 for view, w in weighted)
+    corners = (0, -1) if mirror else (0,)
+    first = sum(w * view[:, 0, corners].mean(1) for view, w in weighted)
     second = sum(w * view.mean((1, 2)) for view, w in weighted)
     expected = np.exp(first) / (np.exp(first) + np.exp(second))
     np.testing.assert_allclose(predictions.probabilities[:, 0], expected, atol=1e-6)

@@ -190,7 +190,7 @@ def run_on_terminal(
     process = subprocess.Popen(
         [*COMMAND, *arguments],
         cwd=folder,
-        env=environment(TERM="xterm-256color", **variables),
+        env=environment(**{"TERM": "xterm-256color"} | variables),
         stdin=slave,
         stdout=subprocess.PIPE,
         stderr=slave,

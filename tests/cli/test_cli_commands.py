@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
-from cli_harness import Outcome, Trained, is_picture
+import torch
+from cli_harness import COLOURS, Outcome, Trained, colour_folder, is_picture
 from PIL import Image
 
 from cifarkit import results
 from cifarkit.augment.policies import POLICIES
 from cifarkit.data.image_set import ImageSet
+from cifarkit.errors import TrackingError
 from cifarkit.models import MODELS
 from cifarkit.recipes import RECIPES
 
@@ -305,6 +308,68 @@ def test_gradcam_of_image_files(cli: Cli, trained: Trained, tmp_path: Path, unse
     assert [row["true_class"] for row in explained["images"]] == [None, None]
     assert explained["images"][0]["pred_class"] == unseen_digits.classes[unseen_digits.labels[0]]
     assert is_picture(tmp_path / explained["figure"])
+
+
+def test_image_files_need_no_data_set(cli: Cli, tmp_path: Path, own_trained: Trained) -> None:
+    content = torch.load(own_trained.checkpoint, weights_only=True)
+    content["cifarkit"]["dataset"] = "mnist"  # whose files are not here
+    torch.save(content, tmp_path / "mnist.ckpt")
+    Image.new("L", (8, 8), 200).save(tmp_path / "digit.png")
+    at = ("--checkpoint", tmp_path / "mnist.ckpt", "--data-dir", tmp_path)
+    explained = cli("gradcam", "digit.png", *at, "--json").succeeded().data
+    assert (explained["dataset"], explained["split"]) == (None, None)
+    cli("gradcam", *at).failed(1, "download mnist")
+
+
+def test_other_questions_do_not_replace_the_runs_own_answers(cli: Cli, own_trained: Trained) -> None:
+    reports = own_trained.artifacts / "reports"
+    own = {path.name: path.read_bytes() for path in reports.iterdir()}
+    for line in (
+        "eval --split train",
+        "eval --tta",
+        "misclassified --true 8 --sort loss",
+        "gradcam --correct --limit 1",
+        "gradcam --method hirescam --limit 1",
+    ):
+        cli(*line.split(), store=own_trained).succeeded()
+    assert {name: (reports / name).read_bytes() for name in own} == own
+    assert {path.name for path in reports.iterdir()} - own.keys() == {
+        "evaluation_train.json",
+        "evaluation_tta.json",
+        "misclassified_true-8_by-loss.csv",
+        "misclassified_true-8_by-loss.json",
+        "gradcam_correct.json",
+        "gradcam_hirescam.json",
+    }
+
+
+def test_a_run_and_a_checkpoint_are_one_too_many(cli: Cli, trained: Trained) -> None:
+    cli("eval", "--run", "last", "--checkpoint", trained.checkpoint, store=trained).failed(2, "choose one")
+
+
+def test_images_that_moved_between_the_splits_are_refused(cli: Cli, tmp_path: Path) -> None:
+    folder = colour_folder(tmp_path / "data", COLOURS, 9, 16)
+    name = f"folder:{folder}"
+    small = ("--model", "small-cnn", "--policy", "none", "--epochs", "1", "--image-size", "16")
+    cli("fit", "--dataset", name, *small).succeeded()
+    before = cli("eval", "--json").succeeded().data["samples"]
+    shutil.copy(folder / "red" / "00.png", folder / "red" / "another.png")
+    cli("eval").failed(1, "are not those", f"--dataset {name}")
+    again = cli("eval", "--dataset", name, "--json").succeeded().data
+    assert again["dataset"] == name
+    assert again["samples"] == before + 1
+
+
+def test_a_store_that_takes_nothing_does_not_cost_the_answer(
+    cli: Cli, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise TrackingError("the store is read-only")
+
+    monkeypatch.setattr("cifarkit.tracking.add_artifacts", refuse)
+    outcome = cli("eval", "--quiet", store=trained).succeeded()
+    assert 0 < float(outcome.line) < 1
+    assert "read-only" in outcome.err
 
 
 def test_later_analyses_are_added_to_the_run(cli: Cli, own_trained: Trained) -> None:

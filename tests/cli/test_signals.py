@@ -94,7 +94,7 @@ def test_a_signal_while_the_libraries_load(number: signal.Signals, code: int, tm
     assert Store(tmp_path).statuses == []
 
 
-def test_ctrl_c_after_the_last_epoch(tmp_path: Path) -> None:
+def test_ctrl_c_after_the_last_epoch(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     outcome = run_until(
         [*FIT, "1"],
@@ -105,8 +105,27 @@ def test_ctrl_c_after_the_last_epoch(tmp_path: Path) -> None:
     )
     outcome.failed(130, "interrupted")
     assert outcome.out == ""
-    assert Store(tmp_path).statuses == ["KILLED"]
+    store = Store(tmp_path)
+    assert store.statuses == ["KILLED"]
     assert list((tmp_path / "scratch").glob("cifarkit*")) == []
+    # Nothing is left to train; what is missing is drawn and exported.
+    assert cli("fit", "--resume", "last", store=store).succeeded().line == store.run_ids[0]
+    assert store.statuses == ["FINISHED"]
+    client: Any = mlflow.MlflowClient(store.uri)
+    without_rates = ARTIFACTS - {"figures/learning_rate.png"}  # nobody knows them any more
+    assert without_rates - artifact_names(client, store.run_ids[0]) == set()
+    assert [step for step, _ in history(client, store.run_ids[0], "val/acc")] == [1]
+
+
+def test_a_resumed_run_may_miss_its_target(cli: Cli, tmp_path: Path) -> None:
+    run_until(
+        [*FIT, "4", "--target-acc", "0.9999"],
+        tmp_path,
+        lambda line: line.startswith("    1 "),
+        signal.SIGINT,
+    ).failed(130, "interrupted")
+    cli("fit", "--resume", "last", store=Store(tmp_path)).failed(3, "99.99%", "4 epochs")
+    assert Store(tmp_path).statuses == ["FINISHED"]
 
 
 def test_resume_last_finishes_the_same_run(cli: Cli, interrupted: tuple[Store, Screen]) -> None:

@@ -60,6 +60,11 @@ def test_pixels_labels_and_order(split):
     assert test.indices.tolist() == [0, 1, 2, 3]
 
 
+def test_a_folder_that_would_be_left_out_is_named(split):
+    fill(split / "validation" / "cat", 1)
+    assert "validation would not be used; call it test or val" in refused(split)
+
+
 def test_val_folder_serves_as_test_where_there_is_no_test_folder(split):
     fill(split / "val" / "cat", 1)
     assert len(load(split, "test")) == 4

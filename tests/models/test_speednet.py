@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifarkit.models import build_model, one_view
+from cifarkit.augment.policies import POLICIES, mirrors
+from cifarkit.models import allow_mirror, build_model, one_view
 from cifarkit.models.speednet import SpeedNet
 from cifarkit.optim import build_optimizer
 
@@ -140,6 +141,16 @@ def test_an_error_does_not_leave_a_network_at_one_view(network: SpeedNet) -> Non
     with pytest.raises(ValueError, match="oops"), one_view(network):
         raise ValueError("oops")
     assert network.mirror
+
+
+@pytest.mark.parametrize(
+    ("policy", "mirrored"), [("fast", True), ("original-cifar10", True), ("shift", False)]
+)
+def test_only_training_with_mirrors_allows_them(
+    policy: str, mirrored: bool, network: SpeedNet, lopsided: Tensor
+) -> None:
+    allow_mirror(network.eval(), mirrors(POLICIES[policy]))
+    assert torch.allclose(network(lopsided), network(lopsided.flip(3)), atol=1e-5) is mirrored
 
 
 def test_networks_that_do_not_mirror_are_left_alone() -> None:

@@ -155,7 +155,7 @@ def test_the_explosion_at_the_end_does_not_reach_back(explosion: list[float]) ->
 def test_choose_takes_the_rule_asked_for() -> None:
     rules: dict[str, float | None] = {"steepest": 0.1, "minimum/10": 0.2, "valley": None}
     assert choose(rules, "minimum/10") == 0.2
-    with pytest.raises(CifarkitError, match=r"the rule 'valley' has nothing to suggest.*--max-lr"):
+    with pytest.raises(CifarkitError, match=r"rule 'valley' nothing to go by.*--max-lr"):
         choose(rules, "valley")
     with pytest.raises(UnknownName, match="unknown rule 'valey': did you mean valley"):
         choose(rules, "valey")

@@ -10,7 +10,7 @@ import torch
 from cifarkit.errors import UsageError
 from cifarkit.optim.schedules import Linear
 from cifarkit.recipes import Recipe
-from cifarkit.training.data import Data, build_network, check_model_fits, fit_batch_to_data
+from cifarkit.training.data import Data, build_network, check_recipe_fits, fit_batch_to_data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware
 from cifarkit.training.module import Classifier
@@ -79,8 +79,8 @@ def test_label_smoothing_is_of_the_training_loss_only(
 
 def test_the_largest_network_input_is_checked_before_training(recipe: Recipe, colour_data: Data) -> None:
     with pytest.raises(UsageError, match="speednet needs images of at least 9 x 9 pixels"):
-        check_model_fits(replace(recipe, model="speednet", image_scale=(0.5, 1.0)), colour_data)
-    check_model_fits(replace(recipe, model="speednet", image_scale=(0.625, 1.0)), colour_data)
+        check_recipe_fits(replace(recipe, model="speednet", image_scale=(0.5, 1.0)), colour_data)
+    check_recipe_fits(replace(recipe, model="speednet", image_scale=(0.625, 1.0)), colour_data)
 
 
 @pytest.mark.parametrize(

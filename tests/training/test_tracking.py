@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import shutil
 import socket
 import subprocess
@@ -230,6 +231,21 @@ def test_the_status_is_true_whatever_could_not_be_recorded(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_a_store_that_comes_back_is_used_again(
+    recorder: RunRecorder, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = recorder.start(FIT)
+    with recording(recorder):
+        for i in range(tracking.GIVE_UP_AFTER):
+            recorder.log_artifact(tmp_path / f"nowhere-{i}.png", "figures")
+        recorder.log_metrics({"within": 1.0})
+        recorder.flush()
+        monkeypatch.setattr(tracking, "RETRY_SECONDS", 0)
+        recorder.log_metrics({"afterwards": 1.0})
+    assert client.get_run(run_id).data.metrics == {"afterwards": 1.0}
+    assert recorder.problems[-1] == "metrics: not tried"
+
+
 def test_a_slow_store_does_not_hold_up_the_training(
     recorder: RunRecorder, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,11 +331,48 @@ def test_last_is_the_latest_finished_fit(client: Any, add_run: Any) -> None:
     assert found(client, "last") == latest
 
 
-def test_last_unfinished_is_the_latest_fit_that_did_not_finish(client: Any, add_run: Any) -> None:
-    add_run("FAILED")
-    killed = add_run("KILLED")
+def test_last_is_the_fit_that_finished_last_not_the_one_that_began_last(client: Any, add_run: Any) -> None:
+    resumed = add_run("KILLED")
     add_run()
+    time.sleep(0.01)  # ends are stamped in milliseconds
+    client.set_terminated(resumed, "FINISHED")
+    assert found(client, "last") == resumed
+
+
+@pytest.fixture
+def with_checkpoint(client: Any, tmp_path: Path) -> Callable[[str], str]:
+    def add(run_id: str) -> str:
+        (tmp_path / "last.ckpt").write_bytes(b"weights")
+        client.log_artifact(run_id, str(tmp_path / "last.ckpt"), "checkpoints")
+        return run_id
+
+    return add
+
+
+def test_last_unfinished_is_the_latest_fit_that_can_go_on(
+    client: Any, add_run: Any, with_checkpoint: Any
+) -> None:
+    with_checkpoint(add_run("FAILED"))
+    killed = with_checkpoint(add_run("KILLED"))
+    with_checkpoint(add_run())
+    add_run("KILLED")  # before its first checkpoint
+    at_work = {tracking.PROCESS: tracking._this_process()}
+    with_checkpoint(add_run("RUNNING", tags=FIT | at_work))
     assert found(client, "last", unfinished=True) == killed
+
+
+@pytest.mark.parametrize("mark", ["", "{host}/1@1", "{host}/999999999@1"])
+def test_a_run_whose_process_is_gone_can_go_on(
+    mark: str, client: Any, add_run: Any, with_checkpoint: Any
+) -> None:
+    tags = {tracking.PROCESS: mark.format(host=platform.node())} if mark else {}
+    vanished = with_checkpoint(add_run("RUNNING", tags=FIT | tags))
+    assert found(client, "last", unfinished=True) == vanished
+
+
+def test_a_process_of_another_host_may_be_at_work(client: Any, add_run: Any) -> None:
+    run = client.get_run(add_run("RUNNING", tags=FIT | {tracking.PROCESS: "elsewhere/1@1"}))
+    assert tracking.is_alive(run)
 
 
 def test_best_is_the_finished_fit_with_the_highest_accuracy(client: Any, add_run: Any) -> None:
@@ -418,6 +471,8 @@ def test_tags_name_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     commit = tracking.environment_tags()["mlflow.source.git.commit"]
     assert len(commit) == 40
     (tmp_path / "new").write_text("")
+    assert tracking.environment_tags()["mlflow.source.git.commit"] == commit
+    git("add", "new")
     assert tracking.environment_tags()["mlflow.source.git.commit"] == f"{commit}-dirty"
 
 

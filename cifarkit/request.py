@@ -1,0 +1,52 @@
+"""What `fit` was asked to do, and how it comes down to data and a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cifarkit.data.datasets import Dataset
+from cifarkit.errors import UsageError
+from cifarkit.recipes import Recipe
+from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, load_data
+from cifarkit.training.hardware import Hardware
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What `fit` was asked to do; names are resolved, files not yet read."""
+
+    source: Dataset
+    recipe: Recipe
+    data_dir: Path
+    seed: int
+    target_acc: float | None
+    own_batch_size: bool
+    gpus: int | None
+    nodes: int
+    workers: int | None
+    val_size: int
+    deterministic: bool
+    resume: str | None
+    experiment: str
+    run_name: str | None
+    tracking_uri: str | None
+
+    def load(self) -> Data:
+        """Read the splits; errors as in `load_data`."""
+        return load_data(self.source, self.data_dir, val_size=self.val_size, seed=self.seed)
+
+    def final_recipe(self, data: Data, hardware: Hardware) -> Recipe:
+        """The recipe with a batch that suits the data and the devices.
+
+        Raises:
+            UsageError: the batch asked for does not, or the images do not suit the model.
+        """
+        recipe, devices = self.recipe, hardware.world_size
+        if not self.own_batch_size:
+            recipe = fit_batch_to_data(recipe, len(data.train))
+            recipe = replace(recipe, batch_size=max(devices, recipe.batch_size // devices * devices))
+        if recipe.batch_size % devices:
+            raise UsageError(f"--batch-size must be a multiple of the {devices} devices")
+        check_recipe_fits(recipe, data)
+        return recipe

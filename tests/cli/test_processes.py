@@ -1,0 +1,65 @@
+"""A training over two processes, as over two GPUs: here they are two CPU processes that talk by gloo."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from cli_harness import ARTIFACTS, PATIENCE_SECONDS, Outcome, Store, artifact_names, environment, history
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+Cli = Callable[..., Outcome]
+
+# Lightning starts the second process with the same command line, so it gets the same two devices.
+TWO_DEVICES = """
+import sys
+from cifarkit import cli, followers, session
+from cifarkit.training.hardware import Hardware
+
+for module in (followers, session):
+    module.choose_hardware = lambda gpus, nodes, precision: Hardware("cpu", 2, nodes, "fp32")
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+def run_on_two(line: str, folder: Path) -> Outcome:
+    script = folder / "two_devices.py"
+    script.write_text(TWO_DEVICES)
+    done = subprocess.run(
+        [sys.executable, str(script), *line.split()],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def test_two_processes_train_one_network(cli: Cli, tmp_path: Path) -> None:
+    # The range test's rate is known to the first process only, until it tells the second.
+    outcome = run_on_two("fit --dataset digits --epochs 2 --lr auto", tmp_path)
+    assert outcome.code == 0, outcome.err
+    store = Store(tmp_path)
+    assert (outcome.line, store.statuses) == (store.run_ids[0], ["FINISHED"])
+    client: Any = mlflow.MlflowClient(store.uri)
+    found = client.get_run(outcome.line)
+    assert found.data.params["world_size"] == "2"
+    assert [step for step, _ in history(client, outcome.line, "val/acc")] == [1, 2]
+    assert ARTIFACTS | {"figures/lr_range_test.png"} <= artifact_names(client, outcome.line)
+    # Every test image was counted once, by one of the two.
+    scores = cli("eval", "--json").succeeded().data
+    assert scores["top1"] == pytest.approx(found.data.metrics["best_val_acc"])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    run_on_two("fit --dataset digits --epochs 1 --batch-size 49", tmp_path).failed(
+        2, "multiple of the 2 devices"
+    )
+    assert Store(tmp_path).statuses == []
