@@ -34,7 +34,7 @@ OBSERVERS = ("figures", "tracking", "console")
 HOMES = {
     "albumentations": ("augment/per_image.py",),
     "pytorch_lightning": ("training/",),
-    "mlflow": ("tracking.py",),
+    "mlflow": ("tracking/",),
     "matplotlib": ("figures/",),
     "rich": ("console.py", "cli/"),
     "pytorch_grad_cam": ("analysis/gradcam.py",),

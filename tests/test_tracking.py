@@ -28,6 +28,9 @@ from cifarkit.models import build_model
 from cifarkit.pipeline import Preprocessing
 from cifarkit.results import EpochRow
 from cifarkit.tracking import RunRecorder, connect, fetch_artifact, find_run, recording
+from cifarkit.tracking import recorder as recorder_module
+from cifarkit.tracking.runs import is_alive, this_process
+from cifarkit.tracking.store import check_name, log_metrics
 
 # MLflow 3.17 on SQLAlchemy 2.1: both theirs, and raised on the recorder's thread.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -236,11 +239,11 @@ def test_a_store_that_comes_back_is_used_again(
 ) -> None:
     run_id = recorder.start(FIT)
     with recording(recorder):
-        for i in range(tracking.GIVE_UP_AFTER):
+        for i in range(recorder_module.GIVE_UP_AFTER):
             recorder.log_artifact(tmp_path / f"nowhere-{i}.png", "figures")
         recorder.log_metrics({"within": 1.0})
         recorder.flush()
-        monkeypatch.setattr(tracking, "RETRY_SECONDS", 0)
+        monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 0)
         recorder.log_metrics({"afterwards": 1.0})
     assert client.get_run(run_id).data.metrics == {"afterwards": 1.0}
     assert recorder.problems[-1] == "metrics: not tried"
@@ -249,13 +252,13 @@ def test_a_store_that_comes_back_is_used_again(
 def test_a_slow_store_does_not_hold_up_the_training(
     recorder: RunRecorder, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released, plain = threading.Event(), tracking.log_metrics
+    released, plain = threading.Event(), log_metrics
 
     def slow(*args: Any) -> None:
         released.wait(30)
         plain(*args)
 
-    monkeypatch.setattr(tracking, "log_metrics", slow)
+    monkeypatch.setattr(recorder_module, "log_metrics", slow)
     run_id = recorder.start(FIT)
     started = time.perf_counter()
     for epoch in (1, 2, 3):
@@ -356,7 +359,7 @@ def test_last_unfinished_is_the_latest_fit_that_can_go_on(
     killed = with_checkpoint(add_run("KILLED"))
     with_checkpoint(add_run())
     add_run("KILLED")  # before its first checkpoint
-    at_work = {tracking.PROCESS: tracking._this_process()}
+    at_work = {tracking.PROCESS: this_process()}
     with_checkpoint(add_run("RUNNING", tags=FIT | at_work))
     assert found(client, "last", unfinished=True) == killed
 
@@ -372,7 +375,7 @@ def test_a_run_whose_process_is_gone_can_go_on(
 
 def test_a_process_of_another_host_may_be_at_work(client: Any, add_run: Any) -> None:
     run = client.get_run(add_run("RUNNING", tags=FIT | {tracking.PROCESS: "elsewhere/1@1"}))
-    assert tracking.is_alive(run)
+    assert is_alive(run)
 
 
 def test_best_is_the_finished_fit_with_the_highest_accuracy(client: Any, add_run: Any) -> None:
@@ -479,8 +482,8 @@ def test_tags_name_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", ["", "   "])
 def test_an_empty_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError):
-        tracking.check_name(name)
-    assert tracking.check_name("mine") == "mine"
+        check_name(name)
+    assert check_name("mine") == "mine"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""Where a run comes from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+
+from cifarkit import __version__
+
+RECORDED_VERSIONS = ("torch", "torchvision", "pytorch-lightning", "albumentations", "mlflow", "numpy")
+
+
+def environment_tags() -> dict[str, str]:
+    """Tags every run carries: the command line, versions, git commit, host and processor count."""
+    tags = {
+        "cifarkit.command": shlex.join(["cifarkit", *sys.argv[1:]]),
+        "cifarkit.version": __version__,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+    }
+    for package in RECORDED_VERSIONS:
+        with suppress(PackageNotFoundError):
+            tags[f"version.{package}"] = version(package)
+    commit = _git_commit()
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder the command runs in, with a mark when tracked files have changed."""
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("-dirty" if dirty.stdout.strip() else "")

@@ -1,0 +1,134 @@
+"""The store: reaching it, and putting things into it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cifarkit.errors import TrackingError, UsageError
+
+
+def quiet_import() -> Any:
+    """Import MLflow with bounded network calls and without its chatter."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for the answer
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return mlflow
+
+
+def connect(uri: str | None) -> Any:
+    """A client of the tracking store, created if it is a local one that does not exist yet.
+
+    Args:
+        uri: a server's or store's address; None takes ``MLFLOW_TRACKING_URI``, else MLflow's default,
+            ``mlflow.db`` in the current folder.
+
+    Raises:
+        TrackingError: the store does not answer, or cannot be written.
+    """
+    from filelock import FileLock
+
+    mlflow = quiet_import()
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri()
+    try:
+        if uri.startswith("sqlite:///"):
+            database = Path(uri.removeprefix("sqlite:///"))
+            # Two processes that create the tables at the same time would trip over each other.
+            with FileLock(database.with_name(f".{database.name}.lock")):
+                client = mlflow.MlflowClient(uri)
+                client.search_experiments(max_results=1)
+        else:
+            client = mlflow.MlflowClient(uri)
+            client.search_experiments(max_results=1)
+    except Exception as error:  # MLflow lets requests', SQLAlchemy's and the system's errors through
+        raise tracking_error(uri, error) from error
+    return client
+
+
+def tracking_error(uri: str, error: BaseException) -> TrackingError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if uri.startswith("http"):
+        return TrackingError(
+            f"the tracking server at {uri} does not answer ({reason[:120]}); start it with "
+            "`mlflow server`, or leave --tracking-uri away to record locally"
+        )
+    return TrackingError(f"the tracking store {uri} cannot be used ({reason[:160]})")
+
+
+def experiment_id(client: Any, name: str) -> str:
+    """The experiment's id; it is created when there is none of this name."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            # The kind makes the interface open on training runs instead of language-model traces.
+            return str(
+                client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
+            )
+        except Exception:  # another process was faster
+            found = client.get_experiment_by_name(name)
+    if found is None or found.lifecycle_stage == "deleted":
+        raise TrackingError(f"the experiment {name!r} is deleted; restore it or choose another --experiment")
+    return str(found.experiment_id)
+
+
+def check_name(name: str) -> str:
+    """An experiment or run name as given.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    if not name.strip():
+        raise UsageError("an experiment's name must not be empty")
+    return name
+
+
+def log_metrics(client: Any, run_id: str, metrics: dict[str, float | None], step: int = 0) -> None:
+    """Metrics that are not None, all at one step."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    entries = [Metric(key, float(value), now, step) for key, value in metrics.items() if value is not None]
+    client.log_batch(run_id, metrics=entries)
+
+
+def place(path: Path) -> str:
+    """The folder of a run that a figure or a report belongs in."""
+    return "figures" if path.suffix == ".png" else "reports"
+
+
+def add_artifacts(client: Any, run_id: str, paths: Sequence[Path]) -> None:
+    """Copy files into a run: pictures into ``figures/``, everything else into ``reports/``.
+
+    Raises:
+        TrackingError: the store does not take them.
+    """
+    try:
+        for path in paths:
+            client.log_artifact(run_id, str(path), place(path))
+    except Exception as error:
+        raise tracking_error(client.tracking_uri, error) from error
+
+
+def fetch_artifact(client: Any, run_id: str, path: str, folder: Path) -> Path:
+    """Copy one of a run's artifacts into ``folder``.
+
+    Raises:
+        TrackingError: the run has no such artifact, or the store does not hand it out.
+    """
+    try:
+        return Path(client.download_artifacts(run_id, path, str(folder)))
+    except Exception as error:
+        raise TrackingError(
+            f"run {run_id[:8]} holds no {path} ({str(error).splitlines()[0][:120]})"
+        ) from error
