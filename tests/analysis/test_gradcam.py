@@ -216,8 +216,8 @@ def test_the_default_layer_has_the_last_map_nearest_to_8x8(name: str) -> None:
     assert all(distances[layer] > distances[chosen] for layer in later)
 
 
-@pytest.mark.parametrize("side", [16, 28, 64, 128, 224])
-@pytest.mark.parametrize("name", ["speednet-slim", "resnet18", "small-cnn"])
+@pytest.mark.parametrize("side", [16, 64, 224])
+@pytest.mark.parametrize("name", ["speednet-slim", "small-cnn"])
 def test_the_default_layer_has_a_map_at_every_image_size(name: str, side: int) -> None:
     network = build_model(name, (3, side, side), 4).eval()
     _, _, (height, width) = find_layer(network, torch.zeros(1, 3, side, side), None)

@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from cli_harness import ARTIFACTS, PATIENCE_SECONDS, Outcome, Store, artifact_names, environment, history
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 Cli = Callable[..., Outcome]
 
