@@ -41,7 +41,7 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = list(known)
-        near = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), [k.lower() for k in known])
         near = [k for k in known if k.lower() in near]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}valid: {', '.join(known) or 'none'}")

@@ -268,7 +268,8 @@ class Evaluation:
 @dataclass(frozen=True)
 class Mistake:
     """A misclassified image; ``index`` is its position in the split as published, or, where cifarkit cuts
-    the splits (digits, folders without a test folder), in the whole of them."""
+    the splits (digits, folders without a test folder), in the whole of them. ``file`` is its path below the
+    folder of a folder data set."""
 
     index: int
     true_class: str
@@ -276,6 +277,7 @@ class Mistake:
     confidence: float
     true_confidence: float
     loss: float
+    file: str | None = None
 
 
 @dataclass(frozen=True)

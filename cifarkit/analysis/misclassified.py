@@ -47,6 +47,7 @@ def find_mistakes(
             confidence=float(confidence[i]),
             true_confidence=float(predictions.probabilities[i, predictions.labels[i]]),
             loss=float(losses[i]),
+            file=None if predictions.files is None else str(predictions.files[i]),
         )
         for i in at
     )

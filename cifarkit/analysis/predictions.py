@@ -26,12 +26,14 @@ class Predictions:
         labels: int64 (N,).
         indices: int64 (N,), positions in the published split.
         classes: class names.
+        files: str array (N,), or None; see `ImageSet`.
     """
 
     probabilities: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+    files: npt.NDArray[np.str_] | None = None
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
@@ -80,7 +82,8 @@ def predict(
             logits = _views(network, batch, mirror) if tta else network(batch)
             parts.append(logits.double().softmax(1).cpu())
             on_batch(done, len(loader))
-    return Predictions(torch.cat(parts).numpy(), images.labels, images.indices, images.classes)
+    probabilities = torch.cat(parts).numpy()
+    return Predictions(probabilities, images.labels, images.indices, images.classes, images.files)
 
 
 def _views(network: nn.Module, images: Tensor, mirror: bool) -> Tensor:

@@ -32,6 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich's help would take as long as all the rest of --help
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data, name="data")

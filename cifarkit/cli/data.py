@@ -27,7 +27,7 @@ def download(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Fetch a data set with its checksums; stdout gets the path of the data."""
+    """Fetch a data set with its checksums. Stdout gets the path of the data."""
     from cifarkit.data import loading
     from cifarkit.data.datasets import find_dataset
 
@@ -50,7 +50,7 @@ def verify(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Re-read every file and say what is missing or damaged; exit code 1 if anything is."""
+    """Re-read every file and say what is missing or damaged. Exit code 1 if anything is."""
     from cifarkit.data import loading
     from cifarkit.data.datasets import find_dataset
 
@@ -76,7 +76,7 @@ def stats(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Count classes and compute mean and standard deviation; stdout gets a table."""
+    """Count classes and compute mean and standard deviation. Stdout gets a table."""
     from cifarkit.data import loading
     from cifarkit.data.datasets import find_dataset
 
@@ -118,7 +118,7 @@ def preview(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw raw and augmented images with their class names; stdout gets the figure's path."""
+    """Draw raw and augmented images with their class names. Stdout gets the figure's path."""
     from cifarkit.data import loading
     from cifarkit.data.datasets import find_dataset
 

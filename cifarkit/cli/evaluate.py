@@ -24,7 +24,7 @@ def evaluate(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure top-1, top-5, loss, per-class scores, confusion and calibration; stdout gets top-1."""
+    """Measure accuracy, loss, per-class scores and calibration. Stdout gets top-1."""
     terminal = Terminal(json=json, quiet=quiet)
     with subject.opened(
         terminal,

@@ -85,7 +85,7 @@ def fit(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a recipe, for a number of epochs or to a target accuracy; stdout gets the run id."""
+    """Train for a number of epochs or to a target accuracy. Stdout gets the run id."""
     terminal = Terminal(json=json, quiet=quiet)
     check_target(target_acc)
     if resume is not None:

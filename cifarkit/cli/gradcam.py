@@ -48,7 +48,7 @@ def gradcam(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw class activation maps over misclassified (or chosen) images; stdout gets the figure's path."""
+    """Draw class activation maps over misclassified images. Stdout gets the figure's path."""
     if sum(map(bool, (files, index, correct))) > 1:
         raise UsageError("choose one of image files, --index and --correct")
     terminal = Terminal(json=json, quiet=quiet)

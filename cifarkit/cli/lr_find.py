@@ -39,7 +39,7 @@ def lr_find(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a copy of the model while the learning rate grows; stdout gets the suggested rate."""
+    """Run a learning-rate range test and compare its rules. Stdout gets the suggested rate."""
     terminal = Terminal(json=json, quiet=quiet)
     source, chosen = resolve(
         dataset,

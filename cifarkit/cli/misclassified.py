@@ -38,7 +38,7 @@ def misclassified(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Draw misclassified images and list all of them as CSV and JSON; stdout gets the figure's path."""
+    """Draw misclassified images, list all as CSV and JSON. Stdout gets the figure's path."""
     terminal = Terminal(json=json, quiet=quiet)
     with subject.opened(
         terminal,

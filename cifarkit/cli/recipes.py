@@ -9,7 +9,7 @@ from cifarkit.results import RecipeRow, RecipeTable
 
 
 def recipes(json: options.Json = False, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
-    """List the recipes with their settings and evidence; stdout gets their names."""
+    """List the recipes with their settings and evidence. Stdout gets their names."""
     from rich.table import Table
 
     terminal = Terminal(json=json, quiet=quiet)

@@ -21,7 +21,7 @@ def summary(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Print a model's layer table; stdout gets the number of parameters."""
+    """Print a model's layer table. Stdout gets the number of parameters."""
     find_model(model)
     terminal = Terminal(json=json, quiet=quiet)
     with terminal.busy("building the model"):

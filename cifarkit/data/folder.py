@@ -90,7 +90,8 @@ class FolderSource:
         with _decoders() as pool:
             for row, image in enumerate(pool.map(partial(read_image, size=self.image_size), listing.paths)):
                 images[row] = image
-        return ImageSet(name, split, images, listing.labels, listing.classes, listing.indices)
+        files = np.array([_shown(path.relative_to(self.root)) for path in listing.paths])
+        return ImageSet(name, split, images, listing.labels, listing.classes, listing.indices, files)
 
     def verify(self, data_dir: Path) -> tuple[FileCheck, ...]:
         """Decode every image of both splits.
@@ -239,6 +240,11 @@ def _inside(entry: Path, root: Path) -> Path:
     if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(root):
         raise DataError(f"{entry}: a symbolic link that leads out of {root}: refused")
     return entry
+
+
+def _shown(path: Path) -> str:
+    """A path as text that any file or terminal takes: what is not valid UTF-8 in it becomes ``?``."""
+    return path.as_posix().encode("utf-8", "replace").decode()
 
 
 def _key(path: Path) -> int:

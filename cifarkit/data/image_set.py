@@ -24,6 +24,8 @@ class ImageSet:
         classes: class names; a label is an index into them.
         indices: int64 array (N,): position of each image in the split as published, so that a mistake
             found in a held-out part can be looked up in the original files.
+        files: str array (N,): path of each image below the data set's folder; None where an image is no file
+            of its own.
 
     Raises:
         DataError: shapes, types or labels do not fit together.
@@ -35,6 +37,7 @@ class ImageSet:
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     indices: npt.NDArray[np.int64]
+    files: npt.NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] not in (1, 3):
@@ -66,6 +69,7 @@ class ImageSet:
             images=self.images[at],
             labels=self.labels[at],
             indices=self.indices[at],
+            files=None if self.files is None else self.files[at],
             split=split or self.split,
         )
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cifarkit.analysis.misclassified import SORTS, find_mistakes, to_csv
@@ -70,11 +72,22 @@ def test_csv_reads_back_as_the_same_mistakes(six: Predictions, sort: str) -> Non
     again = tuple(
         Mistake(
             int(r["index"]), r["true_class"], r["pred_class"], float(r["confidence"]),
-            float(r["true_confidence"]), float(r["loss"]),
+            float(r["true_confidence"]), float(r["loss"]), r["file"] or None,
         )
         for r in rows
     )  # fmt: skip
     assert again == mistakes
+
+
+def test_mistakes_of_image_files_name_them(six: Predictions) -> None:
+    files = np.array([f"{name}.png" for name in "uvwxyz"])
+    found = find_mistakes(replace(six, files=files), sort="index")
+    assert [(m.index, m.file) for m in found] == [(10, "v.png"), (20, "x.png"), (60, "y.png")]
+    assert [row["file"] for row in csv.DictReader(io.StringIO(to_csv(found), newline=""))] == [
+        "v.png",
+        "x.png",
+        "y.png",
+    ]
 
 
 def test_csv_quotes_class_names() -> None:
@@ -85,4 +98,4 @@ def test_csv_quotes_class_names() -> None:
 
 
 def test_csv_of_nothing_is_its_header() -> None:
-    assert to_csv([]).strip() == "index,true_class,pred_class,confidence,true_confidence,loss"
+    assert to_csv([]).strip() == "index,true_class,pred_class,confidence,true_confidence,loss,file"

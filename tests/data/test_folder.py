@@ -58,6 +58,7 @@ def test_pixels_labels_and_order(split):
     test = load(split, "test")
     assert test.class_counts() == {"cat": 2, "dog": 2}
     assert test.indices.tolist() == [0, 1, 2, 3]
+    assert test.take([3, 0]).files.tolist() == ["test/dog/001.png", "test/cat/000.png"]
 
 
 def test_a_folder_that_would_be_left_out_is_named(split):

@@ -1,0 +1,81 @@
+"""The figures of a training itself, and of what its augmentation does."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from cifarkit import figures
+from cifarkit.augment.batched import Batched
+from cifarkit.augment.policies import find_policy
+from cifarkit.data.image_set import ImageSet
+from cifarkit.pipeline import Preprocessing, as_tensors
+from cifarkit.recipes import Recipe
+from cifarkit.reports.folder import Folder
+from cifarkit.results import FitResult, to_dict
+from cifarkit.training.data import Data
+
+
+def preview_figure(
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    policy: str,
+    *,
+    seed: int,
+    count: int,
+    rows: int,
+    stages: bool,
+) -> tuple[tuple[int, ...], Any]:
+    """The figure of raw and augmented images (or of every op's effect), and which images it shows.
+
+    The images are spread evenly over the split; the augmentation is the one that training with this
+    seed would draw in its first epochs.
+    """
+    at = np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)
+    some = images.take(at)
+    pixels, _ = as_tensors(some)
+    augment = Batched(find_policy(policy), preprocessing.mean, preprocessing.std, seed)
+    indices = torch.from_numpy(at)
+    titles = [images.classes[label] for label in some.labels]
+    title = f"{images.name} {images.split}, policy {policy}"
+
+    def shown(batch: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        return figures.denormalize(batch.numpy(), preprocessing.mean, preprocessing.std)
+
+    drawn: Any
+    if stages:
+        steps = [(repr(op), shown(batch)) for op, batch in augment.stages(pixels, indices, 0)]
+        drawn = figures.stages([("raw", some.images), *steps], titles, title)
+    else:
+        epochs = [shown(augment(pixels, indices, epoch)) for epoch in range(rows)]
+        drawn = figures.preview(some.images, epochs, titles, title)
+    return tuple(int(i) for i in some.indices), drawn
+
+
+def report_training(
+    result: FitResult, data: Data, recipe: Recipe, lrs: Sequence[Sequence[float]], out: Folder
+) -> None:
+    """The figures of a training itself: examples, augmentation, schedule, curves; its history as JSON."""
+    title = f"{result.dataset}, {result.recipe}, seed {result.seed}"
+    out.figure("curves", figures.training_curves(result.rows, result.target_acc, title))
+    steps = max(1, len(data.train) // recipe.batch_size)
+    # A resumed training knows the rates of its own steps only.
+    unknown = [(math.nan,) * len(lrs[0])] * (result.epochs * steps - len(lrs)) if lrs else []
+    lrs = [*unknown, *lrs]
+    groups = {f"group {i}": [step[i] for step in lrs] for i in range(len(lrs[0]))} if lrs else {}
+    series: Any = groups if len(groups) > 1 else next(iter(groups.values()), [])
+    if lrs:
+        out.figure("learning_rate", figures.lr_schedule(series, steps, title))
+    first = data.train.take(range(min(40, len(data.train))))
+    titles = [first.classes[label] for label in first.labels]
+    out.figure("examples", figures.image_grid(first.images, titles, suptitle=f"{data.name} train"))
+    _, drawn = preview_figure(
+        data.train, data.preprocessing, recipe.policy, seed=result.seed, count=8, rows=5, stages=False
+    )
+    out.figure("augmentation", drawn)
+    out.report("history.json", json.dumps([to_dict(row) for row in result.rows], indent=2))
