@@ -14,6 +14,7 @@ install: $(READY)  ## create .venv and install cifarkit with everything it needs
 
 $(READY): pyproject.toml .constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python found: install 3.11 or newer, or pass PYTHON=/path/to/python"; exit 1; }
+	@echo "installing into $(VENV); this takes some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c .constraints.txt -e '.[dev]'
 	@touch $@

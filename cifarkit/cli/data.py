@@ -62,9 +62,12 @@ def verify(
     for file in bad:
         terminal.say(f"{file.status}: {file.path}: {file.detail}")
     terminal.say(f"{len(report.files) - len(bad)} of {len(report.files)} files are as they should be")
-    terminal.answer(report, "ok" if report.ok else "damaged")
+    worst = "ok" if report.ok else "damaged" if any(file.status == "damaged" for file in bad) else "missing"
+    terminal.answer(report, worst)
     if not report.ok:
-        raise DataError(f"{source.name}: {len(bad)} of {len(report.files)} files are missing or damaged")
+        of = f"{len(bad)} of {len(report.files)} files are"
+        advice = f"; `cifarkit data download {source.name}` fetches them" if worst == "missing" else ""
+        raise DataError(f"{source.name}: {of} {worst if advice else 'missing or damaged'}{advice}")
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cifarkit.cli import options
 from cifarkit.console import Terminal, duration, percent
 from cifarkit.recipes import RECIPES
-from cifarkit.results import RecipeRow, RecipeTable
+from cifarkit.results import Evidence, RecipeRow, RecipeTable
 
 
 def recipes(json: options.Json = False, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
@@ -13,25 +13,22 @@ def recipes(json: options.Json = False, quiet: options.Quiet = False, debug: opt
     from rich.table import Table
 
     terminal = Terminal(json=json, quiet=quiet)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("recipe", "what it is", "model", "optimizer", "epochs", "batch", "measured"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
     for recipe in RECIPES.values():
-        measured = "\n".join(
-            f"{e.dataset} {percent(e.accuracy_mean)} "
-            + (f"± {100 * e.accuracy_std:.2f} ({e.runs} seeds), " if e.runs > 1 else "(one seed), ")
-            + f"{duration(e.train_seconds)} on {e.hardware}"
-            for e in recipe.evidence
-        )
-        table.add_row(
-            recipe.name,
-            recipe.description,
-            recipe.model,
-            recipe.optimizer,
-            str(recipe.epochs),
-            str(recipe.batch_size),
-            measured or "not yet measured",
-        )
+        settings = f"{recipe.model}, {recipe.optimizer}, {recipe.epochs} epochs, batch {recipe.batch_size}"
+        measured = [_measured(evidence) for evidence in recipe.evidence] or ["not yet measured"]
+        table.add_row(recipe.name, "\n".join((recipe.description, settings, *measured)))
     terminal.show(table)
     rows = (RecipeRow(r.name, r.description, r.settings(), r.evidence) for r in RECIPES.values())
     terminal.answer(RecipeTable(tuple(rows)), "\n".join(RECIPES))
+
+
+def _measured(evidence: Evidence) -> str:
+    spread = f" ± {100 * evidence.accuracy_std:.2f}" if evidence.runs > 1 else ""
+    seeds = f"{evidence.runs} seeds" if evidence.runs > 1 else "one seed"
+    return (
+        f"measured: {evidence.dataset} {percent(evidence.accuracy_mean)}{spread} ({seeds}) in "
+        f"{duration(evidence.train_seconds)} on {evidence.hardware}"
+    )
