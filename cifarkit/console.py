@@ -194,11 +194,11 @@ class EpochTable:
             "left",
         ):
             table.add_column(name, justify="right")
-        best = max((row.val_acc for row in self.rows), default=None)
+        best = max(self.rows, key=lambda row: row.val_acc, default=None)  # of equal ones the first
         # What does not fit on the screen would push the bar below its edge.
         rows = self.rows if everything else self.rows[-max(1, self.terminal.console.height - 4) :]
         for row in rows:
-            mark = row.val_acc == best
+            mark = row is best
             table.add_row(
                 f"{row.epoch}",
                 f"{row.train_loss:.4f}",

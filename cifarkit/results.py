@@ -176,7 +176,7 @@ class LrCurve:
     Attributes:
         lrs: learning rate of each step, ascending.
         losses: training loss of each step, before its update.
-        smoothed: two-sided exponential average of ``losses``.
+        smoothed: exponential average of ``losses`` so far, over about a decade of learning rates.
         rules: what each rule suggests; None where the curve does not support the rule.
         rule: the rule asked for.
         suggestion: the learning rate that rule gives.

@@ -80,7 +80,7 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
             recipe = request.final_recipe(data, hardware)
             with terminal.busy("opening the MLflow run"):
                 run_id = recorder.start(_tags(data, hardware), resume=resumed.run_id if resumed else None)
-            terminal.say(f"run {run_id}: {recipe.name} on {data.name}, {hardware.describe()}")
+            terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
             terminal.say(_splits_line(data))
             return _train(request, recipe, data, hardware, recorder, folder, terminal, resumed)
 

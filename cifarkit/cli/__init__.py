@@ -78,7 +78,10 @@ def run(arguments: list[str]) -> int:
             return 2
         if isinstance(error, ClickUsageError) and error.ctx:
             print(f"usage: {error.ctx.get_usage().removeprefix('Usage: ')}", file=sys.stderr)
-        return _fail(error.format_message(), 2, arguments)
+        message = error.format_message()
+        if type(error).__name__ == "MissingParameter":
+            message += f" {error.param.help}"
+        return _fail(message, 2, arguments)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", Interrupted.exit_code, arguments)
     except SystemExit as leaving:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cifarkit.cli import options, subject
 from cifarkit.console import Terminal, percent
+from cifarkit.results import ClassScore
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def evaluate(
@@ -43,29 +48,23 @@ def evaluate(
         with terminal.progress(f"predicting {network.label}") as update:
             predictions = network.predict(tta=tta, device=hardware.device, on_batch=update)
         scores = report_evaluation(network, predictions, out, tta=tta)
-    terminal.show(_table(scores))
+    terminal.say(
+        f"{scores.dataset}, {scores.split} split, {scores.samples:,} images: "
+        f"top-1 {percent(scores.top1)}, top-5 {percent(scores.top5)}, loss {scores.loss:.4f}, "
+        f"ECE {percent(scores.ece)}" + (", with test-time augmentation" if scores.tta else "")
+    )
+    terminal.show(_table(scores.per_class))
     terminal.say(f"figures and reports: {out.root}")
     terminal.answer(scores, f"{scores.top1:.4f}")
 
 
-def _table(scores: object) -> object:
+def _table(per_class: Sequence[ClassScore]) -> Table:
     from rich.table import Table
 
-    from cifarkit.results import Evaluation
-
-    assert isinstance(scores, Evaluation)
-    table = Table(
-        title=f"{scores.dataset}, {scores.split} split, {scores.samples:,} images: "
-        f"top-1 {percent(scores.top1)}, top-5 {percent(scores.top5)}, loss {scores.loss:.4f}, "
-        f"ECE {percent(scores.ece)}" + (", with test-time augmentation" if scores.tta else ""),
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("class")
     for name in ("images", "precision", "recall", "F1"):
         table.add_column(name, justify="right")
-    for c in scores.per_class:
+    for c in per_class:
         table.add_row(c.name, f"{c.support:,}", percent(c.precision), percent(c.recall), percent(c.f1))
     return table

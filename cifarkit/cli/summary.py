@@ -15,7 +15,9 @@ def summary(
     model: Annotated[str, typer.Argument(help="One of: " + ", ".join(MODELS))],
     depth: Annotated[int, options.option("--depth", "Levels of modules to show; -1 for all.", min=-1)] = -1,
     channels: Annotated[int, options.option("--channels", "Image channels, 1 or 3.", min=1, max=3)] = 3,
-    image_size: options.ImageSize = 32,
+    image_size: Annotated[
+        int, options.option("--image-size", "Side of the images in pixels.", min=8, max=512)
+    ] = 32,
     classes: Annotated[int, options.option("--classes", "Number of classes.", min=2)] = 10,
     json: options.Json = False,
     quiet: options.Quiet = False,

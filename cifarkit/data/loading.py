@@ -64,7 +64,9 @@ def load_split(dataset: Dataset, data_dir: Path, split: str, val_size: int = 0, 
     if split not in ("train", "val", "test"):
         raise UnknownName("split", split, ("train", "val", "test"))
     if split == "val" and val_size == 0:
-        raise UsageError("no images are held out for validation: use the split test, or a val size above 0")
+        raise UsageError(
+            "no images are held out for validation, the test split serves as such: ask for test or train"
+        )
     if split == "test" or val_size == 0:
         return dataset.load(data_dir, split)
     train, val = hold_out(dataset.load(data_dir, "train"), val_size, seed)

@@ -61,7 +61,7 @@ def report_training(
     result: FitResult, data: Data, recipe: Recipe, lrs: Sequence[Sequence[float]], out: Folder
 ) -> None:
     """The figures of a training itself: examples, augmentation, schedule, curves; its history as JSON."""
-    title = f"{result.dataset}, {result.recipe}, seed {result.seed}"
+    title = f"{result.dataset}, recipe {result.recipe}, seed {result.seed}"
     out.figure("curves", figures.training_curves(result.rows, result.target_acc, title))
     steps = max(1, len(data.train) // recipe.batch_size)
     # A resumed training knows the rates of its own steps only.

@@ -28,12 +28,14 @@ def model_table(
         UsageError: the images are too small for it.
     """
     module = _Shell(build_model(model, image_shape, classes), image_shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        lightning = ModelSummary(module, max_depth=depth)
+    with one_view(module.network):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lightning = ModelSummary(module, max_depth=depth)
+            text = str(lightning)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module.network.eval()(module.example_input_array)
     parameters = list(module.parameters())
-    with one_view(module.network), FlopCounterMode(display=False) as counter, torch.no_grad():
-        module.network.eval()(torch.zeros(1, *image_shape))
     rows = zip(
         lightning.layer_names,
         lightning.layer_types,
@@ -53,7 +55,7 @@ def model_table(
             LayerRow(n, t, int(p), tuple(out) if isinstance(out, list) else None) for n, t, p, out in rows
         ),
     )
-    return str(lightning), table
+    return text, table
 
 
 class _Shell(pl.LightningModule):
@@ -63,7 +65,7 @@ class _Shell(pl.LightningModule):
         super().__init__()
         # The course project's class was the LightningModule itself, with its layers under `network`.
         self.network = getattr(network, "network", network)
-        self.example_input_array = torch.zeros(2, *image_shape)
+        self.example_input_array = torch.zeros(1, *image_shape)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.network(images)

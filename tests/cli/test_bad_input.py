@@ -24,6 +24,7 @@ WRONG_USAGE = [
     ("data stats mnits", ["unknown data set", "did you mean", "mnist"]),
     ("data preview digits --policy fats", ["unknown policy", "did you mean fast", "original-cifar10"]),
     ("data preview digits --split val", ["unknown split 'val'", "train, test"]),
+    ("summary", ["Missing argument", "resnet18"]),
     ("summary resnet", ["unknown model 'resnet'", "resnet18", "speednet"]),
     ("fit --dataset digits --model smallcnn", ["unknown model", "did you mean small-cnn"]),
     ("fit --dataset digits --recipe quick", ["unknown recipe 'quick'", "fast", "onecycle", "digits"]),
@@ -191,8 +192,13 @@ def test_verify_lists_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
     assert report["ok"] is False
     assert [check["status"] for check in report["files"]] == ["damaged"] + ["missing"] * 6
     plain = cli("data", "verify", "cifar10").failed(1)
+    assert plain.line == "damaged"
     assert "missing: " in plain.err
-    assert plain.out.count("\n") <= 1
+
+
+def test_verify_says_what_fetches_missing_files(cli: Cli) -> None:
+    outcome = cli("data", "verify", "cifar100").failed(1, "missing; `cifarkit data download cifar100`")
+    assert outcome.line == "missing"
 
 
 def test_download_without_a_network(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -70,6 +70,13 @@ def test_flops_count_multiply_and_add_for_one_image(table: ModelTable) -> None:
     assert table.flops == expected
 
 
+def test_table_and_record_count_the_same_flops() -> None:
+    # speednet looks at an image and its mirror when it evaluates; that is no property of the network.
+    text, table = model_table("speednet", (3, 32, 32), 10)
+    assert f"{table.flops / 1e6:.0f} M     Total Flops" in text
+    assert "[1, 3, 32, 32]" in text
+
+
 def test_text_has_the_layout_of_lightnings_summary() -> None:
     text, table = model_table("custom-resnet", (3, 32, 32), 10)
     lines = text.splitlines()
