@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cifarkit.results import EpochRow, to_json
+from cifarkit.results import EpochRow, merit, to_json
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -93,6 +93,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f}%"
 
 
+def plural(count: int, noun: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def duration(seconds: float) -> str:
     """``75`` as ``1:15``, ``3700`` as ``1:01:40``."""
     minutes, rest = divmod(round(seconds), 60)
@@ -108,13 +113,17 @@ class EpochTable:
     Args:
         effort: how much work each epoch is, in any unit; from it and the time an epoch took follows the
             time left.
+        val_split: what the validation numbers come from.
         earlier: epochs that a resumed run has behind it.
     """
 
-    def __init__(self, terminal: Terminal, effort: Sequence[float], earlier: Sequence[EpochRow] = ()) -> None:
+    def __init__(
+        self, terminal: Terminal, effort: Sequence[float], val_split: str, earlier: Sequence[EpochRow] = ()
+    ) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
         self.terminal, self.epochs, self.effort = terminal, len(effort), effort
+        self.val_split = val_split
         self.rows: list[EpochRow] = list(earlier)
         self.epoch_started = time.perf_counter()
         self.bar = Progress(
@@ -134,7 +143,8 @@ class EpochTable:
             self._live.start()
         elif not self.terminal.quiet:
             self.terminal.say(
-                "epoch   train loss  train acc   val loss   val acc         lr  images/s   time  left"
+                f"epoch   train loss  train acc {f'{self.val_split} loss':>10} {f'{self.val_split} acc':>9}"
+                "         lr  images/s   time  left"
             )
         return self
 
@@ -180,21 +190,20 @@ class EpochTable:
         from rich.console import Group
         from rich.table import Table
 
-        split = self.rows[-1].val_split if self.rows else "val"
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in (
             "epoch",
             "train loss",
             "train acc",
-            f"{split} loss",
-            f"{split} acc",
+            f"{self.val_split} loss",
+            f"{self.val_split} acc",
             "lr",
             "images/s",
             "time",
             "left",
         ):
             table.add_column(name, justify="right")
-        best = max(self.rows, key=lambda row: row.val_acc, default=None)  # of equal ones the first
+        best = max(self.rows, key=merit, default=None)
         # What does not fit on the screen would push the bar below its edge.
         rows = self.rows if everything else self.rows[-max(1, self.terminal.console.height - 4) :]
         for row in rows:

@@ -154,7 +154,7 @@ def check_batch(batch_size: int, images: int) -> None:
     if batch_size > images:
         raise UsageError(
             f"a batch of {batch_size} is larger than the {images} training images; "
-            f"pass --batch-size {max(1, images // 4)} or less"
+            f"--batch-size {max(1, images // 4)} would make four steps an epoch"
         )
 
 

@@ -169,6 +169,11 @@ class EpochRow:
     train_seconds: float
 
 
+def merit(row: EpochRow) -> tuple[float, float]:
+    """What makes one epoch better than another: a higher accuracy, or as high a one at a lower loss."""
+    return row.val_acc, -row.val_loss
+
+
 @dataclass(frozen=True)
 class LrCurve:
     """`lr-find`: an exponential range test.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarkit import figures, reports, tracking
-from cifarkit.console import EpochTable, Terminal
+from cifarkit.console import EpochTable, Terminal, plural
 from cifarkit.data.datasets import find_dataset
 from cifarkit.errors import Stopped, UsageError
 from cifarkit.followers import follow, is_follower, leave_plan
@@ -81,7 +81,7 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
             with terminal.busy("opening the MLflow run"):
                 run_id = recorder.start(_tags(data, hardware), resume=resumed.run_id if resumed else None)
             terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
-            terminal.say(_splits_line(data))
+            terminal.say(_splits_line(data, recipe.batch_size))
             return _train(request, recipe, data, hardware, recorder, folder, terminal, resumed)
 
 
@@ -122,7 +122,7 @@ def _train(
     if hardware.world_size > 1:
         leave_plan(request, recipe, data, folder, resume)
     try:
-        with EpochTable(terminal, _effort(recipe), earlier) as shown:
+        with EpochTable(terminal, _effort(recipe), data.val.split, earlier) as shown:
             result = fit(
                 recipe,
                 data,
@@ -138,7 +138,7 @@ def _train(
     except Stopped:
         done = len(shown.rows)
         advice = f"; go on with `cifarkit fit --resume {recorder.run_id}`" if done else ""
-        terminal.say(f"stopped after {done} whole epochs{advice}")
+        terminal.say(f"stopped after {plural(done, 'whole epoch')}{advice}")
         raise
     run = recorder.run_id
     result = replace(
@@ -288,11 +288,13 @@ def _params(request: FitRequest, recipe: Recipe, data: Data, hardware: Hardware)
         "deterministic": request.deterministic,
         "train_images": len(data.train),
         "val_images": len(data.val),
+        "image_size": data.image_size,
     }
 
 
-def _splits_line(data: Data) -> str:
+def _splits_line(data: Data, batch_size: int) -> str:
+    split = "test split" if data.val.split == "test" else "training split, held out"
     return (
-        f"training on {len(data.train):,} images, validating on {len(data.val):,} of the "
-        f"{'test split' if data.val.split == 'test' else 'training split, held out'}"
+        f"training on {len(data.train):,} images in batches of {batch_size}, "
+        f"validating on {len(data.val):,} of the {split}"
     )

@@ -47,7 +47,7 @@ class Subject:
 
     @property
     def label(self) -> str:
-        what = f"{self.data.name} {self.data.split}" if self.data else "image files"
+        what = f"{self.data.short_name} {self.data.split}" if self.data else "image files"
         return f"{what}, {self.story.settings['model']}"
 
     @property
@@ -99,9 +99,10 @@ def open_subject(
     source = find_dataset(dataset or story.dataset, story.image_size)
     images = load_split(source, data_dir, split or story.val_split, story.val_size, story.seed)
     trained = story.preprocessing
+    name = f"run {run_id[:8]}" if run_id else str(path)
     if images.classes != trained.classes or images.image_shape != trained.image_shape:
         raise CheckpointError(
-            f"{path} was trained on {story.dataset} ({len(trained.classes)} classes, "
+            f"{name} was trained on {story.dataset} ({len(trained.classes)} classes, "
             f"{_shape(trained.image_shape)}), not on {source.name} ({len(images.classes)} classes, "
             f"{_shape(images.image_shape)})"
         )
@@ -109,7 +110,7 @@ def open_subject(
     known = {"train": story.fingerprint, story.val_split: story.val_fingerprint}
     if dataset is None and known.get(images.split, "") not in ("", images.fingerprint()):
         raise CheckpointError(
-            f"the {images.split} images of {story.dataset} are not those that {path.name} was trained with; "
+            f"the {images.split} images of {story.dataset} are not those that {name} was trained with; "
             f"to measure it on them all the same, say --dataset {story.dataset}"
         )
     return Subject(checkpoint, images, run_id)
@@ -129,8 +130,8 @@ def positions(images: ImageSet, indices: Sequence[int]) -> list[int]:
     missing = [str(index) for index in indices if index not in where]
     if missing:
         raise UsageError(
-            f"no image {', '.join(missing)} in the {images.split} split of {images.name} "
-            f"({len(images)} images, {images.indices.min()} to {images.indices.max()})"
+            f"no image {', '.join(missing)} in the {images.split} split of {images.name}: its "
+            f"{len(images):,} images have numbers from {images.indices.min()} to {images.indices.max()}"
         )
     return [where[index] for index in indices]
 
@@ -159,13 +160,15 @@ def scratch() -> tempfile.TemporaryDirectory[str]:
 # -- checks that cost nothing, before what takes long ---------------------------------------------
 
 
-def check_choices(subject: Subject, sort: str, *classes: str | None) -> None:
-    """Raises: UnknownName."""
+def check_choices(subject: Subject, sort: str, true_class: str | None, pred_class: str | None) -> None:
+    """Raises: UnknownName, UsageError."""
     if sort not in SORTS:
         raise UnknownName("sort order", sort, SORTS)
-    for name in classes:
+    for name in (true_class, pred_class):
         if name is not None:
             class_index(subject.story.preprocessing.classes, name)
+    if true_class is not None and true_class == pred_class:
+        raise UsageError(f"an image of {true_class} that is taken for {true_class} is no mistake")
 
 
 def check_cam(subject: Subject, method: str, layer: str | None) -> None:

@@ -316,7 +316,7 @@ def test_stage_labels_are_whole_and_horizontal() -> None:
 def test_misclassified_names_both_classes_and_the_index() -> None:
     figure = FIGURES["misclassified"]()
     assert len(figure.axes) == 7
-    assert {"cat 93%", "true: dog 5%", "#1000", "#1006", "digits test"} <= set(texts(figure))
+    assert {"pred: cat (93%)", "true: dog (5%)", "#1000", "#1006", "digits test"} <= set(texts(figure))
 
 
 # -- curves -----------------------------------------------------------------------------------------

@@ -1,23 +1,16 @@
 """What the README shows works as shown."""
 
-import math
 import re
-from dataclasses import dataclass
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-import cifarkit.models
 from cifarkit.cli import app, reference
-from cifarkit.data.datasets import DATASETS, Dataset, find_dataset
-from cifarkit.data.image_set import ImageSet
-from cifarkit.data.source import Progress
-from cifarkit.models import MODELS, Model, build_model
-from cifarkit.optim.schedules import OneCycle
-from cifarkit.recipes import RECIPES, Recipe, find_recipe
-from cifarkit.results import FileCheck
+from cifarkit.data.datasets import DATASETS, find_dataset
+from cifarkit.models import MODELS, build_model
+from cifarkit.recipes import RECIPES, find_recipe
 from cifarkit.training.data import load_data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import choose_hardware
@@ -35,14 +28,8 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> None:
     for table in (DATASETS, MODELS, RECIPES):
         for name in ("stripes", "linear", "resnet-sgd"):
             monkeypatch.delitem(table, name, raising=False)
-    names = {
-        "DATASETS": DATASETS, "Dataset": Dataset, "FileCheck": FileCheck, "ImageSet": ImageSet,
-        "MODELS": MODELS, "Model": Model, "OneCycle": OneCycle, "Path": Path, "Progress": Progress,
-        "RECIPES": RECIPES, "Recipe": Recipe, "dataclass": dataclass, "math": math, "nn": torch.nn, "np": np,
-        "__name__": cifarkit.models.__name__,
-    }  # fmt: skip
     for block in blocks("python"):
-        exec(compile(block, str(README), "exec"), names)
+        exec(compile(block, str(README), "exec"), {"__name__": "mine"})
     yield
     for table, name in ((DATASETS, "stripes"), (MODELS, "linear"), (RECIPES, "resnet-sgd")):
         del table[name]
@@ -55,6 +42,13 @@ def test_examples_of_new_entries_train(tmp_path: Path) -> None:
     result = fit(recipe, data, choose_hardware(0), tmp_path)
     assert result.best_val_acc > 0.5
     assert build_model(find_recipe("resnet-sgd").model, (3, 32, 32), 10)
+
+
+def test_examples_work_in_a_file_of_ones_own(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text("\n".join([*blocks("python"), "from cifarkit.cli import main", "main()"]))
+    done = subprocess.run([sys.executable, script, "recipes"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [*RECIPES, "resnet-sgd"]
 
 
 def test_every_command_shown_exists_with_its_options() -> None:

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from cifarkit import results
-from cifarkit.results import EpochRow, LayerRow, LrCurve, ModelTable, to_dict, to_json
+from cifarkit.results import EpochRow, LayerRow, LrCurve, ModelTable, merit, to_dict, to_json
 
 RECORDS = [
     record for _, record in inspect.getmembers(results, inspect.isclass) if dataclasses.is_dataclass(record)
@@ -49,6 +49,15 @@ def test_nested_records_become_lists_and_dicts() -> None:
         {"name": "a", "type": "Conv2d", "parameters": 1, "output_shape": [2, 3]},
         {"name": "b", "type": "ReLU", "parameters": 0, "output_shape": None},
     ]
+
+
+def test_of_equal_accuracies_the_lower_loss_is_better() -> None:
+    worse, better, best = (
+        row(val_acc=0.8, val_loss=0.1),
+        row(val_acc=0.9, val_loss=2.0),
+        row(val_acc=0.9, val_loss=0.5),
+    )
+    assert sorted([best, worse, better], key=merit) == [worse, better, best]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

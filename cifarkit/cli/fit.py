@@ -10,7 +10,7 @@ import typer
 
 from cifarkit.cli import options
 from cifarkit.cli.choices import resolve
-from cifarkit.console import Terminal, duration, percent
+from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.errors import TargetNotReached, UsageError
 from cifarkit.results import FitResult
 
@@ -132,7 +132,8 @@ def fit(
     if result.target_reached is False:
         raise TargetNotReached(
             f"{result.val_split} accuracy {percent(result.best_val_acc)} stayed below the target "
-            f"{percent(result.target_acc or 1.0)} in {result.epochs} epochs; try --epochs {2 * result.epochs}"
+            f"{percent(result.target_acc or 1.0)} in {plural(result.epochs, 'epoch')}; "
+            f"try --epochs {2 * result.epochs}"
         )
 
 
@@ -145,7 +146,7 @@ def check_resume(context: typer.Context) -> None:
     for name in FIXED_BY_RUN:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(f"--{name.replace('_', '-')} cannot change in a resumed run; leave it away")
+            raise UsageError(f"--{name.replace('_', '-')} cannot change in a resumed run; leave it out")
 
 
 def check_target(target_acc: float | None) -> None:

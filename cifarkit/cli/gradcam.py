@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cifarkit.cli import options, subject
-from cifarkit.console import Terminal
+from cifarkit.console import Terminal, plural
 from cifarkit.errors import UsageError
 
 
@@ -79,7 +79,10 @@ def gradcam(
                 device=hardware.device,
                 on_batch=update,
             )
-        with terminal.busy(f"drawing {method} maps of {len(chosen.sources)} images"):
+        if not chosen.sources:
+            nothing = "classified correctly" if correct else "misclassified; --correct explains the others"
+            terminal.warn(f"nothing is {nothing}")
+        with terminal.busy(f"drawing {method} maps of {plural(len(chosen.sources), 'image')}"):
             result = report_cams(network, out, chosen, method=method, layer=layer, device=hardware.device)
     flagged = sum(bool(row.flags) for row in result.images)
     if flagged:

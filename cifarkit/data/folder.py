@@ -187,7 +187,8 @@ def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise DataError(f"{path}: more than {MAX_PIXELS} pixels: refused") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "not an image" if unknown else getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read: {reason}") from error
 
 

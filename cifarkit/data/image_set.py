@@ -56,6 +56,11 @@ class ImageSet:
         return len(self.images)
 
     @property
+    def short_name(self) -> str:
+        """The name for a figure's title: of a folder only the last part of its path."""
+        return self.name.rpartition("/")[2]
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W), the order models take."""
         height, width, channels = self.images.shape[1:]

@@ -60,7 +60,11 @@ def finish(figure: Figure, suptitle: str = "") -> Figure:
     if suptitle:
         # A letter of DejaVu Sans at 11 points is about 0.09 inch wide.
         width = max(12, int(figure.get_figwidth() / 0.09))
-        lines = [part for line in suptitle.splitlines() for part in textwrap.wrap(plain(line), width)]
+        lines = [
+            part
+            for line in suptitle.splitlines()
+            for part in textwrap.wrap(plain(line), width, break_on_hyphens=False)
+        ]
         figure.suptitle("\n".join(lines), fontsize=11, color=INK)
     families = list(_fonts()[0])
     for text in figure.findobj(Text):

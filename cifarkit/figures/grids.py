@@ -92,8 +92,8 @@ def misclassified(images: Image, mistakes: Sequence[Mistake], suptitle: str = ""
     for ax, image, mistake in zip(cells, images, mistakes, strict=False):
         draw_image(ax, image)
         lines = (
-            (14, PREDICTED, f"{short(mistake.pred_class)} {percent(mistake.confidence)}"),
-            (4, TRUE, f"true: {short(mistake.true_class)} {percent(mistake.true_confidence)}"),
+            (14, PREDICTED, f"pred: {short(mistake.pred_class)} ({percent(mistake.confidence)})"),
+            (4, TRUE, f"true: {short(mistake.true_class)} ({percent(mistake.true_confidence)})"),
         )
         for offset, colour, text in lines:
             ax.annotate(

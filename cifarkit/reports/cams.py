@@ -126,7 +126,7 @@ def report_cams(
         )
         panels.append(
             [
-                (f"{classes[c]} {100 * probabilities[i, c]:.0f}%", None if flaws[kind] else cam)
+                (f"{classes[c]} ({100 * probabilities[i, c]:.0f}%)", None if flaws[kind] else cam)
                 for kind, (c, cam) in kinds.items()
             ]
         )

@@ -50,8 +50,9 @@ def report_mistakes(
     shown = mistakes[:limit]
     total = int((predictions.predicted != predictions.labels).sum())
     asked = [f"{kind} {name}" for kind, name in (("true", true_class), ("predicted", pred_class)) if name]
-    of = f"{len(mistakes)} misclassified ({', '.join(asked)})" if asked else f"{total} misclassified"
-    title = f"{len(shown)} of {of}: {subject.label}"
+    which = f" ({', '.join(asked)})" if asked else ""
+    of = f"{len(mistakes):,} of {len(subject.images):,} misclassified{which}, {len(shown)} shown"
+    title = f"{of}: {subject.label}"
     images = subject.images.images[positions(subject.images, [m.index for m in shown])]
     order = f"by-{sort}" if sort != "confidence" else None
     name = named("misclassified", *subject.variant, *asked, order)

@@ -42,7 +42,7 @@ def preview_figure(
     augment = Batched(find_policy(policy), preprocessing.mean, preprocessing.std, seed)
     indices = torch.from_numpy(at)
     titles = [images.classes[label] for label in some.labels]
-    title = f"{images.name} {images.split}, policy {policy}"
+    title = f"{images.short_name} {images.split}, policy {policy}"
 
     def shown(batch: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return figures.denormalize(batch.numpy(), preprocessing.mean, preprocessing.std)
@@ -61,7 +61,7 @@ def report_training(
     result: FitResult, data: Data, recipe: Recipe, lrs: Sequence[Sequence[float]], out: Folder
 ) -> None:
     """The figures of a training itself: examples, augmentation, schedule, curves; its history as JSON."""
-    title = f"{result.dataset}, recipe {result.recipe}, seed {result.seed}"
+    title = f"{data.train.short_name}, recipe {result.recipe}, seed {result.seed}"
     out.figure("curves", figures.training_curves(result.rows, result.target_acc, title))
     steps = max(1, len(data.train) // recipe.batch_size)
     # A resumed training knows the rates of its own steps only.
@@ -73,7 +73,9 @@ def report_training(
         out.figure("learning_rate", figures.lr_schedule(series, steps, title))
     first = data.train.take(range(min(40, len(data.train))))
     titles = [first.classes[label] for label in first.labels]
-    out.figure("examples", figures.image_grid(first.images, titles, suptitle=f"{data.name} train"))
+    out.figure(
+        "examples", figures.image_grid(first.images, titles, suptitle=f"{data.train.short_name} train")
+    )
     _, drawn = preview_figure(
         data.train, data.preprocessing, recipe.policy, seed=result.seed, count=8, rows=5, stages=False
     )

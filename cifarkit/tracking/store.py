@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from cifarkit.errors import TrackingError, UsageError
@@ -57,13 +58,14 @@ def connect(uri: str | None) -> Any:
 
 
 def tracking_error(uri: str, error: BaseException) -> TrackingError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = shorten(first, 140, placeholder=" …")
     if uri.startswith("http"):
         return TrackingError(
-            f"the tracking server at {uri} does not answer ({reason[:120]}); start it with "
-            "`mlflow server`, or leave --tracking-uri away to record locally"
+            f"the tracking server at {uri} does not answer ({reason}); start it with `mlflow server`, or "
+            "record locally, without --tracking-uri and MLFLOW_TRACKING_URI"
         )
-    return TrackingError(f"the tracking store {uri} cannot be used ({reason[:160]})")
+    return TrackingError(f"the tracking store {uri} cannot be used ({reason})")
 
 
 def experiment_id(client: Any, name: str) -> str:

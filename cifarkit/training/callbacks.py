@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 from cifarkit.errors import DivergedError, Interrupted, Stopped, Terminated
-from cifarkit.results import EpochRow
+from cifarkit.results import EpochRow, merit
 from cifarkit.training.checkpoints import StoryKeeper, save_checkpoints
 from cifarkit.training.module import Classifier
 
@@ -64,10 +64,6 @@ class Reporter(pl.Callback):
     @property
     def rows(self) -> list[EpochRow]:
         return self.story.rows
-
-    @property
-    def best(self) -> float:
-        return max((row.val_acc for row in self.rows), default=-1.0)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.started = time.perf_counter()
@@ -118,7 +114,7 @@ class Reporter(pl.Callback):
             epoch_seconds=now - self.epoch_started,
             train_seconds=self.earlier_seconds + now - self.started,
         )
-        self.improved = row.val_acc > self.best
+        self.improved = all(merit(row) > merit(earlier) for earlier in self.rows)
         self.rows.append(row)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pytorch_lightning as pl
@@ -109,7 +110,8 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the reader stumble over
-        reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        first = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        reason = shorten(first, 100, placeholder=" …")
         raise CheckpointError(f"{path} is damaged or not a checkpoint ({reason})") from error
     if not isinstance(content, dict) or KEY not in content:
         raise CheckpointError(f"{path} was not written by cifarkit")

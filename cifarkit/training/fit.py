@@ -21,7 +21,7 @@ from cifarkit.augment.randomness import mix
 from cifarkit.errors import CheckpointError, Terminated, UsageError
 from cifarkit.pipeline import eval_loader, train_loader
 from cifarkit.recipes import Recipe
-from cifarkit.results import EpochRow, FitResult
+from cifarkit.results import EpochRow, FitResult, merit
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
 from cifarkit.training.checkpoints import Story, StoryKeeper, read_story
 from cifarkit.training.data import Data, build_network
@@ -176,7 +176,7 @@ def _result(
     rows: Sequence[EpochRow],
     folder: Path,
 ) -> FitResult:
-    best = max(rows, key=lambda row: row.val_acc)
+    best = max(rows, key=merit)
     reached = [row for row in rows if target_acc is not None and row.val_acc >= target_acc]
     return FitResult(
         run_id=None,

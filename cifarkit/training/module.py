@@ -47,7 +47,7 @@ class Classifier(pl.LightningModule):
             images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
         logits = self(images.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        self.train_totals.update(logits, labels, loss)
+        self.train_totals.update(logits, labels)
         return loss
 
     def train_side(self) -> int:
@@ -65,7 +65,7 @@ class Classifier(pl.LightningModule):
         # What is reported is computed as `eval` and the exported model compute it, in float32.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(images.contiguous(memory_format=torch.channels_last))
-        self.val_totals.update(logits, labels, F.cross_entropy(logits, labels))
+        self.val_totals.update(logits, labels)
 
     def configure_optimizers(self) -> dict[str, object]:
         assert self.recipe.lr is not None

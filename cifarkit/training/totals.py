@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
 
 class Totals(Metric):
-    """Mean loss and accuracy over everything seen since the last reset.
+    """Mean cross entropy and accuracy over everything seen since the last reset.
+
+    The loss is the plain one, without label smoothing, so that training and validation compare.
 
     Sums stay on the device and are divided once, in `compute`: no step waits for the host, and every
     sample counts exactly once whatever the batch size or number of processes.
@@ -24,10 +27,11 @@ class Totals(Metric):
         self.correct: Tensor
         self.samples: Tensor
 
-    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Add a batch: logits (B, classes), labels (B,), mean loss of the batch ()."""
-        self.loss_sum += loss.detach() * len(labels)
-        self.correct += (logits.detach().argmax(1) == labels).sum()
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: logits (B, classes), labels (B,)."""
+        logits = logits.detach()
+        self.loss_sum += F.cross_entropy(logits, labels) * len(labels)
+        self.correct += (logits.argmax(1) == labels).sum()
         self.samples += len(labels)
 
     def compute(self) -> tuple[float, float]:

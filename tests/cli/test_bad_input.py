@@ -89,6 +89,7 @@ WRONG_QUESTIONS = [
     ("eval --run last --experiment nosuch", 1, ["'nosuch'"]),
     ("misclassified --sort size", 2, ["unknown sort order 'size'", "confidence, loss, index"]),
     ("misclassified --true 11", 2, ["unknown class '11'", "0, 1, 2"]),
+    ("misclassified --true 3 --pred 3", 2, ["no mistake"]),
     ("misclassified --pred seven", 2, ["unknown class 'seven'", "7"]),
     ("misclassified --limit 0", 2, ["--limit"]),
     ("gradcam --method gradcamm", 2, ["unknown method 'gradcamm'", "did you mean gradcam", "eigencam"]),

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import shutil
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 
 import mlflow
@@ -263,7 +264,10 @@ def test_misclassified_of_one_class(cli: Cli, trained: Trained) -> None:
 
 
 def test_no_mistakes_are_a_figure_too(cli: Cli, trained: Trained, picture: Picture) -> None:
-    picture(cli("misclassified", "--true", "1", "--pred", "1", store=trained))
+    mistakes = cli("misclassified", "--json", store=trained).validated(results.Misclassified)["mistakes"]
+    made = {(mistake["true_class"], mistake["pred_class"]) for mistake in mistakes}
+    true, pred = next(pair for pair in permutations("0123456789", 2) if pair not in made)
+    picture(cli("misclassified", "--true", true, "--pred", pred, store=trained))
 
 
 @pytest.mark.parametrize("method", ["gradcam", "eigencam", "hirescam"])

@@ -69,12 +69,24 @@ def test_small_images_are_not_made_larger_than_they_are(recipe: Recipe) -> None:
 def test_label_smoothing_is_of_the_training_loss_only(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
 ) -> None:
-    """An all but untrained network: with smoothing 1 the loss is that against the uniform distribution."""
+    """With smoothing 1 the uniform distribution is learned; what is reported is plain cross entropy."""
     smoothed = replace(recipe, label_smoothing=1.0, epochs=30, lr=0.02, schedule=Linear())
     row = fit(smoothed, data, cpu, tmp_path).rows[-1]
     uniform = torch.log(torch.tensor(10.0)).item()
     assert row.train_loss == pytest.approx(uniform, abs=0.05)
     assert row.val_loss == pytest.approx(uniform, abs=0.05)
+
+
+def test_reported_losses_are_without_smoothing(recipe: Recipe, data: Data) -> None:
+    torch.manual_seed(0)
+    half = replace(recipe, label_smoothing=0.5)
+    module = Classifier(build_network(half, data), half, total_steps=10, side=8, seed=0).eval()
+    images = data.preprocessing(torch.from_numpy(data.val.images[:50]).permute(0, 3, 1, 2))
+    labels = torch.from_numpy(data.val.labels[:50])
+    objective = module.training_step((images, labels), 0)
+    expected = torch.nn.functional.cross_entropy(module(images), labels)
+    assert module.train_totals.compute()[0] == pytest.approx(expected.item(), rel=1e-5)
+    assert objective.item() != pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_largest_network_input_is_checked_before_training(recipe: Recipe, colour_data: Data) -> None:
