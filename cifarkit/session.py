@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,8 @@ def _train(
         recorder.log_reports(out.written)
     if not resumed:
         recorder.log_params(_params(request, recipe, data, hardware))
+        for images, context in ((data.train, "training"), (data.val, "validation")):
+            recorder.log_dataset(f"{images.name} {images.split}", images.fingerprint(), context)
     text, _ = model_table(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
     recorder.log_text(text, "summary.txt")
     checkpoints = folder / "checkpoints"
@@ -136,9 +138,11 @@ def _train(
                 observers=[shown, recorder, uploader],
             )
     except Stopped:
-        done = len(shown.rows)
-        advice = f"; go on with `cifarkit fit --resume {recorder.run_id}`" if done else ""
-        terminal.say(f"stopped after {plural(done, 'whole epoch')}{advice}")
+        if shown.rows:
+            again = f"go on with `cifarkit fit --resume {recorder.run_id}`"
+            terminal.say(f"stopped after {plural(len(shown.rows), 'whole epoch')}; {again}")
+        else:
+            terminal.say("stopped before the first epoch was done: there is nothing to go on with")
         raise
     run = recorder.run_id
     result = replace(
@@ -148,7 +152,7 @@ def _train(
         last_checkpoint=f"runs:/{run}/checkpoints/last.ckpt",
     )
     with terminal.busy("drawing the figures and exporting the model"):
-        _report(result, recipe, data, hardware, uploader.lrs, recorder, folder, out)
+        _report(result, recipe, data, hardware, uploader.lrs, recorder, folder, out, terminal)
     return result
 
 
@@ -189,6 +193,7 @@ def _report(
     recorder: tracking.RunRecorder,
     folder: Path,
     out: reports.Folder,
+    terminal: Terminal,
 ) -> None:
     """Everything that a run shows beside its metrics, from the best weights."""
     recorder.log_metrics(
@@ -207,9 +212,11 @@ def _report(
     reports.report_evaluation(subject, predictions, out)
     mistakes = reports.report_mistakes(subject, predictions, out).mistakes[: reports.FIGURE_IMAGES]
     chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes])
-    with suppress(UsageError):  # a network without maps over the image has nothing to show here
+    try:
         if mistakes:
             reports.report_cams(subject, out, chosen, device=hardware.device)
+    except Exception as error:  # whatever a new network does to the maps, its training is done and counts
+        terminal.warn(f"no class activation maps: {error}")
     recorder.log_reports(out.written)
     tracking.save_model(subject.checkpoint.network.cpu(), data.preprocessing, folder / "model")
     recorder.log_folder(folder / "model", "model")

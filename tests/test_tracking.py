@@ -109,6 +109,7 @@ def test_a_whole_run(recorder: RunRecorder, client: Any, tmp_path: Path) -> None
     (tmp_path / "model" / "MLmodel").write_text("flavors:")
     run_id = recorder.start(FIT | {"dataset": "digits"})
     with recording(recorder):
+        recorder.log_dataset("digits train", "0123456789abcdef", "training")
         recorder.log_params({"lr": 0.1, "image_scale": [0.5, 1.0], "target_acc": None})
         recorder.set_tags({"later": "too"})
         for epoch in (1, 2, 3):
@@ -123,6 +124,9 @@ def test_a_whole_run(recorder: RunRecorder, client: Any, tmp_path: Path) -> None
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.info.end_time >= run.info.start_time
+    (used,) = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("digits train", "0123456789abcdef")
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
     assert run.data.params == {"lr": "0.1", "image_scale": "[0.5, 1.0]", "target_acc": "None"}
     assert run.data.tags.items() >= {tracking.KIND: "fit", "dataset": "digits", "later": "too"}.items()
     history = client.get_metric_history(run_id, "val/acc")

@@ -140,7 +140,8 @@ def class_maps(
         # ScoreCAM makes one masked image per image and channel, all at once.
         size = 1 if method == "scorecam" else BATCH
         for start in range(0, len(images), size):
-            batch = images[start : start + size].contiguous(memory_format=torch.channels_last)
+            batch = images[start : start + size].detach().clone(memory_format=torch.channels_last)
+            batch.requires_grad_()  # so that a layer with no weights before it has gradients too
             wanted = [ClassifierOutputTarget(target) for target in targets[start : start + size]]
             # Perturbing methods draw tqdm bars, and scaling a NaN map warns; both are said better elsewhere.
             with contextlib.redirect_stderr(io.StringIO()), np.errstate(all="ignore"):

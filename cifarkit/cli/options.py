@@ -25,7 +25,8 @@ Dataset = Annotated[
     str, option("--dataset", "cifar10, cifar100, mnist, fashion-mnist, digits or folder:PATH.")
 ]
 ImageSize = Annotated[
-    int, option("--image-size", "Side in pixels that folder images are resized to.", min=8, max=512)
+    int,
+    option("--image-size", "Side in pixels to which folder images are scaled and cropped.", min=8, max=512),
 ]
 Seed = Annotated[int, option("--seed", "Seed of everything random.", min=0)]
 Experiment = Annotated[str, option("--experiment", "MLflow experiment to record in or look in.")]

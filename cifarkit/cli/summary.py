@@ -31,5 +31,5 @@ def summary(
 
         text, table = model_table(model, (channels, image_size, image_size), classes, depth)
     terminal.say(text)
-    terminal.say(f"{table.flops / 1e6:,.1f} M FLOPs per image, forward")
+    terminal.say(f"{table.flops:,} FLOPs per image, forward")
     terminal.answer(table, str(table.parameters))

@@ -44,13 +44,12 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     norm = PowerNorm(gamma=0.4, vmin=0, vmax=1)
     mesh = ax.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
     names = [short(score.name) for score in evaluation.per_class]
+    slant = 0 if max(map(len, names)) <= 2 else 45 if classes <= 20 else 90
     # Letters get 0.6 of a cell's height; where that is too small to read, every second name, or third...
     every = -(-classes // MAX_CLASSES_WITH_NAMES)
     size = min(8.0, 0.6 * 72 * every * (side - 2) / classes)
-    ax.set_xticks(
-        range(0, classes, every), names[::every], rotation=45 if classes <= 20 else 90, fontsize=size
-    )
-    if classes <= MAX_CLASSES_WITH_COUNTS:
+    ax.set_xticks(range(0, classes, every), names[::every], rotation=slant, fontsize=size)
+    if slant == 45:
         for label in ax.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
     ax.set_yticks(range(0, classes, every), names[::every], fontsize=size)

@@ -55,7 +55,7 @@ def choose_images(
     if files:
         return _from_files(subject, files)
     if indices:
-        return replace(chosen_by_index(subject.images, indices), kind="chosen")
+        return replace(chosen_by_index(subject.images, list(dict.fromkeys(indices))), kind="chosen")
     predictions = subject.predict(device=device, on_batch=on_batch)
     wanted = (predictions.predicted == predictions.labels) == correct
     at = np.flatnonzero(wanted)
@@ -131,7 +131,8 @@ def report_cams(
             ]
         )
     size = f"{map_size[0]}x{map_size[1]}"
-    title = f"{method} at {layer_name} ({size} map): {subject.label}"
+    kind = f", {chosen.kind}" if chosen.kind else ""
+    title = f"{method} at {layer_name} ({size} map): {subject.label}{kind}"
     name = named("gradcam", *subject.variant, chosen.kind, method if method != "gradcam" else None, layer)
     figure = out.figure(name, figures.cam_grid(chosen.pixels, panels, rows, title))
     result = CamResult(

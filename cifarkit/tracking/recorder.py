@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -134,6 +135,14 @@ class RunRecorder:
 
         entries = [Param(key, str(value)) for key, value in params.items()]
         self._later("params", lambda client, run: client.log_batch(run, params=entries))
+
+    def log_dataset(self, name: str, fingerprint: str, context: str) -> None:
+        """What MLflow lists under the run's data sets; ``context``: ``training`` or ``validation``."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name, fingerprint, source_type="local", source=json.dumps({"name": name}))
+        used = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+        self._later("data set", lambda client, run: client.log_inputs(run, [used]))
 
     def set_tags(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag

@@ -52,7 +52,9 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
         for run in runs:
             if run.info.status != "FINISHED" and not is_alive(run) and _has_checkpoint(client, run):
                 return run
-        raise RunNotFound(f"no interrupted fit in the experiment {experiment!r}: nothing to go on with")
+        raise RunNotFound(
+            f"no interrupted fit with a whole epoch in the experiment {experiment!r}: nothing to go on with"
+        )
     if reference in ("last", "best"):
         fits = [run for run in runs if run.info.status == "FINISHED"]
         if not fits:

@@ -83,6 +83,17 @@ def test_every_method_gives_maps_of_the_layers_size(tiny: nn.Module, images: Ten
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_layer_may_have_no_weights_before_it(images: Tensor, method: str) -> None:
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(3 * 64, 4)).eval()
+    name, layer, size = find_layer(linear, images, None)
+    maps = class_maps(linear, layer, images, [0] * len(images), method)
+    assert (name, size) == ("0", (8, 8))
+    assert [one.shape for one in maps] == [(8, 8)] * len(images)
+    assert not images.requires_grad
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_the_network_stays_as_it_is(tiny: nn.Module, images: Tensor, method: str) -> None:
     before = {key: value.clone() for key, value in tiny.state_dict().items()}
     expected, untouched = tiny(images).detach(), images.clone()

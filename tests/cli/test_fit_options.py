@@ -148,3 +148,15 @@ def test_a_run_in_a_repository_names_its_commit(cli: Cli, tmp_path: Path) -> Non
     cli("lr-find", "--dataset", "digits", "--steps", "40", "--max-lr", "0.1").succeeded()
     (found,) = mlflow.MlflowClient().search_runs(["1"])
     assert found.data.tags["mlflow.source.git.commit"].startswith(head.strip())
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_fail_a_training(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("this network has no gradient")
+
+    monkeypatch.setattr("cifarkit.reports.report_cams", fail)
+    outcome = cli("fit", "--dataset", "digits", "--epochs", "1").succeeded()
+    assert "no class activation maps: this network has no gradient" in outcome.err
+    assert Store(tmp_path).statuses == ["FINISHED"]
