@@ -18,17 +18,18 @@ def recipes(json: options.Json = False, quiet: options.Quiet = False, debug: opt
     table.add_column()
     for recipe in RECIPES.values():
         settings = f"{recipe.model}, {recipe.optimizer}, {recipe.epochs} epochs, batch {recipe.batch_size}"
-        measured = [_measured(evidence) for evidence in recipe.evidence] or ["not yet measured"]
-        table.add_row(recipe.name, "\n".join((recipe.description, settings, *measured)))
+        measured = [_measured(evidence, recipe.epochs) for evidence in recipe.evidence]
+        table.add_row(recipe.name, "\n".join((recipe.description, settings, *(measured or ["not yet measured"]))))
     terminal.show(table)
     rows = (RecipeRow(r.name, r.description, r.settings(), r.evidence) for r in RECIPES.values())
     terminal.answer(RecipeTable(tuple(rows)), "\n".join(RECIPES))
 
 
-def _measured(evidence: Evidence) -> str:
+def _measured(evidence: Evidence, epochs: int) -> str:
+    shortened = f" after {evidence.epochs:g} epochs" if evidence.epochs != epochs else ""
     spread = f" ± {100 * evidence.accuracy_std:.2f}" if evidence.runs > 1 else ""
     seeds = f"{evidence.runs} seeds" if evidence.runs > 1 else "one seed"
     return (
-        f"measured: {evidence.dataset} {percent(evidence.accuracy_mean)}{spread} ({seeds}) in "
+        f"measured: {evidence.dataset} {percent(evidence.accuracy_mean)}{spread}{shortened} ({seeds}) in "
         f"{duration(evidence.train_seconds)} on {evidence.hardware}"
     )
