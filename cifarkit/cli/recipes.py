@@ -19,7 +19,8 @@ def recipes(json: options.Json = False, quiet: options.Quiet = False, debug: opt
     for recipe in RECIPES.values():
         settings = f"{recipe.model}, {recipe.optimizer}, {recipe.epochs} epochs, batch {recipe.batch_size}"
         measured = [_measured(evidence, recipe.epochs) for evidence in recipe.evidence]
-        table.add_row(recipe.name, "\n".join((recipe.description, settings, *(measured or ["not yet measured"]))))
+        lines = (recipe.description, settings, *(measured or ["not yet measured"]))
+        table.add_row(recipe.name, "\n".join(lines))
     terminal.show(table)
     rows = (RecipeRow(r.name, r.description, r.settings(), r.evidence) for r in RECIPES.values())
     terminal.answer(RecipeTable(tuple(rows)), "\n".join(RECIPES))
