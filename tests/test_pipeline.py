@@ -194,7 +194,7 @@ def test_ranks_see_different_images(some: ImageSet, workers: int | None) -> None
 def test_a_batch_larger_than_the_data_is_refused(
     some: ImageSet, workers: int | None, batch_size: int, world_size: int
 ) -> None:
-    with pytest.raises(UsageError, match=r"larger than the 70 training images; pass --batch-size 17 or less"):
+    with pytest.raises(UsageError, match=r"larger than the 70 training images; --batch-size 17 would"):
         loader(some, workers, batch_size=batch_size, world_size=world_size)
 
 
