@@ -113,18 +113,31 @@ class EpochTable:
     Args:
         effort: how much work each epoch is, in any unit; from it and the time an epoch took follows the
             time left.
+        ends: epochs after which the training may end: the last, or an earlier one at the target.
+        validation: the work of a validation as a share of that of an epoch's training.
         val_split: what the validation numbers come from.
+        target_acc: see `training.fit.fit`.
         earlier: epochs that a resumed run has behind it.
     """
 
     def __init__(
-        self, terminal: Terminal, effort: Sequence[float], val_split: str, earlier: Sequence[EpochRow] = ()
+        self,
+        terminal: Terminal,
+        effort: Sequence[float],
+        ends: Sequence[int],
+        *,
+        validation: float,
+        val_split: str,
+        target_acc: float | None = None,
+        earlier: Sequence[EpochRow] = (),
     ) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-        self.terminal, self.epochs, self.effort = terminal, len(effort), effort
-        self.val_split = val_split
+        self.terminal, self.effort, self.ends = terminal, effort, ends
+        self.validation, self.val_split, self.target_acc = validation, val_split, target_acc
         self.rows: list[EpochRow] = list(earlier)
+        self.first_report: tuple[int, float] | None = None
+        self.estimated = False
         self.epoch_started = time.perf_counter()
         self.bar = Progress(
             SpinnerColumn(),
@@ -155,17 +168,27 @@ class EpochTable:
             self._live.stop()
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
-        left = (steps - step) / step * (time.perf_counter() - self.epoch_started)
+        now = time.perf_counter()
+        left = (steps - step) / step * (now - self.epoch_started)
+        if self.first_report is None:
+            self.first_report = step, now
+        elif not self.estimated and step > self.first_report[0]:
+            # From between two reports, because the first steps of all are slower.
+            self.estimated = True
+            begin, began = self.first_report
+            whole = (1 + self.validation) * steps / (step - begin) * (now - began)
+            coming = sum(self.effort[epoch - 1 : self._end(epoch)]) / self.effort[epoch - 1]
+            self.terminal.say(f"about {duration(whole * coming)} of training on this machine")
         self.bar.update(
             self.task,
-            description=f"epoch {epoch}/{self.epochs}",
+            description=f"epoch {epoch}/{self._end(epoch)}",
             completed=step,
             total=steps,
             note=f"step {step}/{steps}  {images_per_second:,.0f} images/s  {duration(left)} left in epoch",
         )
 
     def on_validation(self, epoch: int) -> None:
-        self.bar.update(self.task, description=f"epoch {epoch}/{self.epochs}", note="validating")
+        self.bar.update(self.task, description=f"epoch {epoch}/{self._end(epoch)}", note="validating")
 
     def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
         self.rows.append(row)
@@ -174,10 +197,23 @@ class EpochTable:
             self._live.update(self._render())
         else:
             self.terminal.say(self._line(row, best))
+        if self.target_acc and row.val_acc < self.target_acc and row.epoch in self.ends[:-1]:
+            self.terminal.say(
+                f"{percent(self.target_acc)} is not reached: going on to epoch {self._end(row.epoch + 1)} "
+                "with these weights"
+            )
+
+    def _end(self, epoch: int) -> int:
+        """Where the training will end that is in ``epoch`` now, as far as one knows."""
+        return next((end for end in self.ends if end >= epoch), self.ends[-1])
 
     def _left(self, row: EpochRow) -> float:
         """Seconds to the last epoch if the coming ones take the time of this one for the same work."""
-        return sum(self.effort[row.epoch :]) / self.effort[row.epoch - 1] * row.epoch_seconds
+        return (
+            sum(self.effort[row.epoch : self._end(row.epoch)])
+            / self.effort[row.epoch - 1]
+            * row.epoch_seconds
+        )
 
     def _line(self, row: EpochRow, best: bool) -> str:
         return (

@@ -20,7 +20,7 @@ from cifarkit.training.hardware import choose_hardware
 # Variables in which Lightning, torchrun and Slurm tell a process that it is not the first.
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 PLAN = "CIFARKIT_PLAN"
-PLANNED = ("seed", "target_acc", "val_size", "workers", "deterministic")
+PLANNED = ("seed", "target_acc", "max_epochs", "val_size", "workers", "deterministic")
 
 
 def is_follower() -> bool:
@@ -75,6 +75,7 @@ def follow(request: FitRequest) -> NoReturn:
             Path(folder),
             seed=request.seed,
             target_acc=request.target_acc,
+            max_epochs=request.max_epochs,
             workers=request.workers,
             deterministic=request.deterministic,
             resume=resume,

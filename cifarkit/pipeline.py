@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,19 +34,28 @@ class Preprocessing:
 
     Attributes:
         mean, std: per channel, of values scaled to 0..1.
-        image_shape: (C, H, W).
+        image_shape: (C, H, W) of the raw images.
         classes: class names, in label order.
+        side: in pixels, of the images as the network sees them: the one that it was trained at last.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_shape: tuple[int, int, int]
     classes: tuple[str, ...]
+    side: int
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) to normalised float32, on the device of ``images``."""
+        """uint8 (B, C, H, W) to normalised float32 (B, C, side, side), on the device of ``images``."""
         everything = Batched(POLICIES["none"], self.mean, self.std, seed=0)
-        return everything(images, torch.arange(len(images), device=images.device), 0)
+        return resize(everything(images, torch.arange(len(images), device=images.device), 0), self.side)
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Square images (B, C, H, W) at another side, antialiased, channels-last in memory."""
+    if images.shape[-1] != side:
+        images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def as_tensors(images: ImageSet, device: torch.device | str = "cpu") -> Batch:
@@ -207,8 +217,8 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> DeviceLoader:
-    """Every image exactly once, in order, only normalised; data that does not fit stays on the CPU and
-    its batches move to the device one by one."""
+    """Every image exactly once, in order, only normalised (see `resize`); data that does not fit stays on the
+    CPU and its batches move to the device one by one."""
     order = EpochOrder(len(images), batch_size, shuffle=False, rank=rank, world_size=world_size)
     home = device if fits_on_device(images, device) else torch.device("cpu")
     return DeviceLoader(

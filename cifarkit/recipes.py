@@ -30,8 +30,9 @@ class Recipe:
         batch_size: images per optimiser step, over all devices.
         label_smoothing: share of the target spread evenly over all classes.
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the hardware computes it natively.
-        image_scale: side of the training images as a share of the full side; the entries divide the
-            training into equal parts. Validation always uses full size.
+        image_scale: side of the images that the network sees as a share of their own side; the entries
+            divide the training into equal parts. Validation follows, and a checkpoint keeps the side it
+            was trained at.
     """
 
     name: str
@@ -89,6 +90,16 @@ class Recipe:
         if recipe.precision not in PRECISIONS:
             raise UnknownName("precision", recipe.precision, PRECISIONS)
         return recipe
+
+    def measured(self, dataset: str, target: float) -> Evidence | None:
+        """The shortest measured training on this data set that is expected to reach a target accuracy: its
+        mean less its standard deviation does. Where none is, the one that came closest; None where nothing
+        was measured."""
+        known = [evidence for evidence in self.evidence if evidence.dataset == dataset]
+        enough = [each for each in known if each.accuracy_mean - each.accuracy_std >= target]
+        if enough:
+            return min(enough, key=lambda each: each.epochs)
+        return max(known, key=lambda each: each.accuracy_mean, default=None)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -222,6 +233,11 @@ RECIPES: dict[str, Recipe] = {
         ),
     )
 }
+
+
+def scaled_side(side: int, share: float) -> int:
+    """A share of an image side in whole pixels: at least 8, or the side itself where that is smaller."""
+    return min(side, max(8, round(side * share)))
 
 
 def find_recipe(name: str) -> Recipe:

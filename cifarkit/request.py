@@ -21,6 +21,7 @@ class FitRequest:
     data_dir: Path
     seed: int
     target_acc: float | None
+    max_epochs: int | None
     own_batch_size: bool
     gpus: int | None
     nodes: int

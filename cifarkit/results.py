@@ -129,7 +129,7 @@ class Evidence:
     accuracy_mean: float
     accuracy_std: float
     runs: int
-    epochs: float
+    epochs: int
     train_seconds: float
     hardware: str
     command: str
@@ -155,7 +155,8 @@ class RecipeTable:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One finished epoch, counted from 1. ``val_split`` says what the validation numbers come from."""
+    """One finished epoch, counted from 1. ``val_split`` says what the validation numbers come from, and
+    ``image_side`` at how many pixels a side the network saw images at its end and in validation."""
 
     epoch: int
     train_loss: float
@@ -163,6 +164,7 @@ class EpochRow:
     val_loss: float
     val_acc: float
     val_split: str
+    image_side: int
     lr: float
     images_per_second: float
     epoch_seconds: float
@@ -203,7 +205,8 @@ class LrCurve:
 
 @dataclass(frozen=True)
 class FitResult:
-    """`fit`: what training came to. ``time_to_target_seconds`` counts training and validation time."""
+    """`fit`: what training came to. ``time_to_target_seconds`` counts training and validation time;
+    ``epochs`` may exceed ``planned_epochs`` where a target took longer."""
 
     run_id: str | None
     dataset: str
@@ -213,6 +216,7 @@ class FitResult:
     device: str
     precision: str
     val_split: str
+    planned_epochs: int
     epochs: int
     best_epoch: int
     best_val_acc: float

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cifarkit import figures, reports, tracking
+from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.console import EpochTable, Terminal, plural
 from cifarkit.data.datasets import find_dataset
 from cifarkit.errors import Stopped, UsageError
 from cifarkit.followers import follow, is_follower, leave_plan
+from cifarkit.optim.schedules import training_ends
 from cifarkit.recipes import Recipe
 from cifarkit.request import FitRequest
 from cifarkit.results import EpochRow, FitResult, to_json
@@ -124,7 +126,7 @@ def _train(
     if hardware.world_size > 1:
         leave_plan(request, recipe, data, folder, resume)
     try:
-        with EpochTable(terminal, _effort(recipe), data.val.split, earlier) as shown:
+        with _epoch_table(terminal, request, recipe, data, earlier) as shown:
             result = fit(
                 recipe,
                 data,
@@ -132,6 +134,7 @@ def _train(
                 checkpoints,
                 seed=request.seed,
                 target_acc=request.target_acc,
+                max_epochs=request.max_epochs,
                 workers=request.workers,
                 deterministic=request.deterministic,
                 resume=resume,
@@ -156,10 +159,23 @@ def _train(
     return result
 
 
-def _effort(recipe: Recipe) -> list[float]:
-    """How much work each epoch is: the area of its images."""
+def _epoch_table(
+    terminal: Terminal, request: FitRequest, recipe: Recipe, data: Data, earlier: Sequence[EpochRow]
+) -> EpochTable:
+    ends = training_ends(recipe.epochs, request.target_acc, request.max_epochs)
     scales = recipe.image_scale
-    return [scales[epoch * len(scales) // recipe.epochs] ** 2 for epoch in range(recipe.epochs)]
+    parts = [min(epoch * len(scales) // recipe.epochs, len(scales) - 1) for epoch in range(ends[-1])]
+    views = 2 if mirrors(find_policy(recipe.policy)) else 1
+    return EpochTable(
+        terminal,
+        effort=[scales[part] ** 2 for part in parts],  # the area of its images
+        ends=ends,
+        # A forward pass is a third of a step.
+        validation=views / 3 * len(data.val) / len(data.train),
+        val_split=data.val.split,
+        target_acc=request.target_acc,
+        earlier=earlier,
+    )
 
 
 def _lr_from_range_test(
@@ -218,7 +234,7 @@ def _report(
     except Exception as error:  # whatever a new network does to the maps, its training is done and counts
         terminal.warn(f"no class activation maps: {error}")
     recorder.log_reports(out.written)
-    tracking.save_model(subject.checkpoint.network.cpu(), data.preprocessing, folder / "model")
+    tracking.save_model(subject.checkpoint.network.cpu(), subject.story.preprocessing, folder / "model")
     recorder.log_folder(folder / "model", "model")
 
 
@@ -252,11 +268,13 @@ def _as_it_was(request: FitRequest, resumed: _Resumed) -> FitRequest:
     story = resumed.story
     if request.target_acc is not None:
         story = replace(story, target_acc=request.target_acc)
+    if request.max_epochs is not None:
+        story = replace(story, max_epochs=request.max_epochs)
     if is_complete(story) and resumed.status == "FINISHED":
         best = max(row.val_acc for row in story.rows)
         raise UsageError(
-            f"this run is finished: {len(story.rows)} of {story.recipe.epochs} epochs, "
-            f"best accuracy {best:.4f}"
+            f"this run is finished: {len(story.rows)} of {story.ends[-1]} epochs, "
+            f"best accuracy {best:.4f}; with a higher --target-acc and --max-epochs it would go on"
         )
     return replace(
         request,
@@ -265,6 +283,7 @@ def _as_it_was(request: FitRequest, resumed: _Resumed) -> FitRequest:
         seed=story.seed,
         val_size=story.val_size,
         target_acc=story.target_acc,
+        max_epochs=story.max_epochs,
         workers=story.workers,
         deterministic=story.deterministic,
         own_batch_size=True,
@@ -289,6 +308,7 @@ def _params(request: FitRequest, recipe: Recipe, data: Data, hardware: Hardware)
         "device": hardware.device,
         "world_size": hardware.world_size,
         "target_acc": request.target_acc,
+        "max_epochs": request.max_epochs,
         "val_split": data.val.split,
         "val_size": request.val_size,
         "workers": request.workers,

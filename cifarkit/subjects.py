@@ -175,5 +175,6 @@ def check_cam(subject: Subject, method: str, layer: str | None) -> None:
     """Raises: UnknownName, UsageError."""
     if method not in gradcam.METHODS:
         raise UnknownName("method", method, gradcam.METHODS)
-    one = torch.zeros(1, *subject.story.preprocessing.image_shape)
+    preprocessing = subject.story.preprocessing
+    one = torch.zeros(1, preprocessing.image_shape[0], preprocessing.side, preprocessing.side)
     gradcam.find_layer(subject.checkpoint.network, one, layer)

@@ -31,7 +31,7 @@ def pixels(count: int, channels: int = 3, seed: int = 0) -> np.ndarray:
 def epoch_rows(count: int) -> list[EpochRow]:
     accs = [0.5 + 0.4 * (1 - abs(epoch - 3) / 10) for epoch in range(1, count + 1)]
     return [
-        EpochRow(epoch, 2 / epoch, acc - 0.05, 1.8 / epoch, acc, "val", 0.1, 1000.0, 1.0, 1.0 * epoch)
+        EpochRow(epoch, 2 / epoch, acc - 0.05, 1.8 / epoch, acc, "val", 32, 0.1, 1000.0, 1.0, 1.0 * epoch)
         for epoch, acc in enumerate(accs, start=1)
     ]
 

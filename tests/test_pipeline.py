@@ -16,7 +16,7 @@ from cifarkit.errors import UsageError
 from cifarkit.pipeline import DeviceLoader, EpochOrder, Preprocessing, as_tensors, eval_loader, train_loader
 
 CPU = torch.device("cpu")
-PREPROCESSING = Preprocessing((0.3,), (0.4,), (1, 8, 8), tuple("0123456789"))
+PREPROCESSING = Preprocessing((0.3,), (0.4,), (1, 8, 8), tuple("0123456789"), 8)
 
 shapes = st.fixed_dictionaries(
     {
@@ -230,7 +230,7 @@ def test_evaluation_is_the_same_in_every_epoch(some: ImageSet) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_preprocessing_is_the_formula(channels: int) -> None:
     mean, std = (0.1, 0.5, 0.9)[:channels], (0.2, 0.3, 0.4)[:channels]
-    preprocessing = Preprocessing(mean, std, (channels, 4, 6), ("a",))
+    preprocessing = Preprocessing(mean, std, (channels, 4, 6), ("a",), 6)
     raw = torch.randint(0, 256, (5, channels, 4, 6), dtype=torch.uint8)
     shape = (1, channels, 1, 1)
     expected = (raw.double() / 255 - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)

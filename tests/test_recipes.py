@@ -12,7 +12,8 @@ from cifarkit.errors import UnknownName, UsageError
 from cifarkit.models import MODELS, check_size
 from cifarkit.optim import OPTIMIZERS
 from cifarkit.optim.schedules import Linear, OneCycle
-from cifarkit.recipes import PRECISIONS, RECIPES, Recipe, find_recipe
+from cifarkit.recipes import PRECISIONS, RECIPES, Recipe, find_recipe, scaled_side
+from cifarkit.results import Evidence
 
 EVERY = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
@@ -34,7 +35,7 @@ def test_numbers_are_usable(recipe: Recipe) -> None:
     assert 0 <= recipe.label_smoothing < 1
     assert recipe.image_scale
     assert all(0 < scale <= 1 for scale in recipe.image_scale)
-    assert recipe.image_scale[-1] == 1.0
+    assert list(recipe.image_scale) == sorted(recipe.image_scale)
     assert hash(recipe.schedule) == hash(replace(recipe.schedule))
 
 
@@ -112,8 +113,31 @@ def test_every_precision_can_be_asked_for(precision: str) -> None:
 def test_every_data_set_has_a_recipe_whose_network_takes_its_images(dataset: object) -> None:
     entry = DATASETS[dataset.name]  # type: ignore[attr-defined]
     recipe = find_recipe(entry.recipe)
-    side = round(entry.image_shape[1] * min(recipe.image_scale))
+    side = scaled_side(entry.image_shape[1], min(recipe.image_scale))
     check_size(recipe.model, (entry.image_shape[0], side, side))
+
+
+def test_a_target_takes_the_shortest_measured_training_that_reaches_it() -> None:
+    def evidence(dataset: str, mean: float, std: float, epochs: int) -> Evidence:
+        return Evidence(dataset, mean, std, 3, epochs, 1.0, "here", "cifarkit fit")
+
+    table = (
+        evidence("cifar10", 0.92, 0.001, 12),
+        evidence("cifar10", 0.90, 0.002, 6),
+        evidence("cifar10", 0.85, 0.0, 3),
+        evidence("mnist", 0.99, 0.0, 1),
+    )
+    recipe = replace(RECIPES["fast"], evidence=table)
+
+    def epochs(target: float, dataset: str = "cifar10") -> int | None:
+        found = recipe.measured(dataset, target)
+        return found and found.epochs
+
+    assert [epochs(target) for target in (0.5, 0.85, 0.86, 0.898, 0.899, 0.919, 0.95)] == [
+        3, 3, 6, 6, 12, 12, 12,
+    ]  # fmt: skip
+    assert epochs(0.95, "mnist") == 1
+    assert epochs(0.5, "digits") is None
 
 
 def test_folders_have_a_recipe() -> None:

@@ -91,7 +91,7 @@ def row(epoch: int, **changes: Any) -> EpochRow:
         "train_loss": 2.0 / epoch, "train_acc": 0.2 * epoch, "val_loss": 2.2 / epoch, "val_acc": 0.25 * epoch,
         "lr": 0.1 / epoch, "images_per_second": 100.0, "epoch_seconds": 2.0, "train_seconds": 2.0 * epoch,
     }  # fmt: skip
-    return EpochRow(epoch=epoch, val_split="test", **(numbers | changes))
+    return EpochRow(epoch=epoch, val_split="test", image_side=32, **(numbers | changes))
 
 
 def runs_in(client: Any) -> list[Any]:
@@ -440,7 +440,9 @@ def test_a_saved_model_predicts_from_raw_images(
     torch.manual_seed(0)
     network = build_model(model, image_shape, 5).eval()
     channels = image_shape[0]
-    preprocessing = Preprocessing((0.3,) * channels, (0.4,) * channels, image_shape, tuple("abcde"))
+    preprocessing = Preprocessing(
+        (0.3,) * channels, (0.4,) * channels, image_shape, tuple("abcde"), image_shape[1]
+    )
     tracking.save_model(network, preprocessing, tmp_path / "model")
     loaded = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     random = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cifarkit.data.image_set import ImageSet
 from cifarkit.models import one_view
-from cifarkit.pipeline import Preprocessing, eval_loader
+from cifarkit.pipeline import Preprocessing, eval_loader, resize
 
 TTA_SHIFT = 1
 
@@ -78,7 +78,7 @@ def predict(
     parts = []
     with torch.inference_mode():
         for done, (batch, _) in enumerate(loader, start=1):
-            batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+            batch = resize(batch.to(device), preprocessing.side)
             logits = _views(network, batch, mirror) if tta else network(batch)
             parts.append(logits.double().softmax(1).cpu())
             on_batch(done, len(loader))

@@ -12,16 +12,32 @@ from cifarkit.cli import options
 from cifarkit.cli.choices import resolve
 from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.errors import TargetNotReached, UsageError
+from cifarkit.recipes import RECIPES, Recipe
 from cifarkit.results import FitResult
 
+PATIENCE = 3
+
 Epochs = Annotated[
-    int | None, options.option("--epochs", "Length of the training.", show_default="the recipe's")
+    int | None,
+    options.option(
+        "--epochs", "Length of the training.", show_default="the recipe's, or what the target needs"
+    ),
 ]
 TargetAcc = Annotated[
     float | None,
     options.option(
         "--target-acc",
-        "Stop as soon as validation accuracy, a fraction, reaches this; exit code 3 if it never does.",
+        "Train for as long as this validation accuracy, a fraction, is expected to take and stop as soon as "
+        "it is reached; exit code 3 if it never is.",
+    ),
+]
+MaxEpochs = Annotated[
+    int | None,
+    options.option(
+        "--max-epochs",
+        "Go on for at most so long while the target is not reached.",
+        show_default=f"{PATIENCE} times the planned epochs; with --epochs just those",
+        min=1,
     ),
 ]
 Lr = Annotated[
@@ -58,6 +74,7 @@ def fit(
     recipe: options.Recipe = None,
     target_acc: TargetAcc = None,
     epochs: Epochs = None,
+    max_epochs: MaxEpochs = None,
     model: options.Model = None,
     policy: options.Policy = None,
     batch_size: options.BatchSize = None,
@@ -88,6 +105,8 @@ def fit(
     """Train for a number of epochs or to a target accuracy. Stdout gets the run id."""
     terminal = Terminal(json=json, quiet=quiet)
     check_target(target_acc)
+    if max_epochs is not None and target_acc is None and resume is None:
+        raise UsageError("--max-epochs goes with --target-acc; without a target, --epochs is the length")
     if resume is not None:
         check_resume(context)
     source, chosen = resolve(
@@ -103,6 +122,9 @@ def fit(
     )
     if lr is not None:
         chosen = replace(chosen, lr=parse_lr(lr))
+    if target_acc is not None and epochs is None and resume is None:
+        chosen = plan(terminal, chosen, source.name, target_acc)
+        max_epochs = max_epochs or PATIENCE * chosen.epochs
     what = f"{chosen.name} on {source.name}: " if resume is None else ""
     with terminal.busy(f"{what}loading torch, Lightning and MLflow"):
         from cifarkit.data.loading import default_data_dir
@@ -115,6 +137,7 @@ def fit(
         data_dir=data_dir or default_data_dir(),
         seed=seed,
         target_acc=target_acc,
+        max_epochs=max_epochs,
         own_batch_size=batch_size is not None,
         gpus=gpus,
         nodes=nodes,
@@ -132,9 +155,25 @@ def fit(
     if result.target_reached is False:
         raise TargetNotReached(
             f"{result.val_split} accuracy {percent(result.best_val_acc)} stayed below the target "
-            f"{percent(result.target_acc or 1.0)} in {plural(result.epochs, 'epoch')}; "
-            f"try --epochs {2 * result.epochs}"
+            f"{percent(result.target_acc or 1.0)} in {plural(result.epochs, 'epoch')}; go on with "
+            f"`cifarkit fit --resume {str(result.run_id)[:8]} --max-epochs {2 * result.epochs}`"
         )
+
+
+def plan(terminal: Terminal, recipe: Recipe, dataset: str, target_acc: float) -> Recipe:
+    """The recipe at the length that the target is expected to take."""
+    measured = recipe.measured(dataset, target_acc) if recipe == RECIPES[recipe.name] else None
+    if measured is None:
+        terminal.say(
+            f"nobody has measured what {percent(target_acc)} needs with these settings: "
+            f"{plural(recipe.epochs, 'epoch')} to begin with"
+        )
+        return recipe
+    spread = f" ± {100 * measured.accuracy_std:.2f}" if measured.runs > 1 else ""
+    came_to = f"{recipe.name} came to {percent(measured.accuracy_mean)}{spread} in them"
+    needs = f"{percent(target_acc)} needs about" if measured.accuracy_mean >= target_acc else "starting with"
+    terminal.say(f"{needs} {plural(measured.epochs, 'epoch')}: {came_to}")
+    return replace(recipe, epochs=measured.epochs)
 
 
 def check_resume(context: typer.Context) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
+
+RESTART = 0.5
+MOMENTUM_AT_ENDS, MOMENTUM_AT_PEAK = 0.95, 0.85  # of a OneCycle
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,7 @@ class OneCycle:
     """Rise linearly from peak / ``div_factor`` to the peak, then fall linearly to
     peak / ``div_factor`` / ``final_div_factor`` (Smith 2018, arXiv 1708.07120).
 
-    Momentum (Adam's first beta) runs the other way, between 0.95 and 0.85, as PyTorch's `OneCycleLR` does.
+    Momentum (Adam's first beta) runs the other way. Both are, step for step, those of PyTorch's `OneCycleLR`.
 
     Attributes:
         rise: share of the training spent rising.
@@ -25,18 +31,26 @@ class OneCycle:
     div_factor: float = 100.0
     final_div_factor: float = 100.0
 
-    def build(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
-        from torch.optim.lr_scheduler import OneCycleLR
+    def factor(self, step: int, total_steps: int) -> float:
+        """Share of the peak learning rate at ``step``, counted from 0."""
+        rising = step <= self._top(total_steps)
+        low = 1 / self.div_factor if rising else 1 / self.div_factor / self.final_div_factor
+        return low + (1 - low) * self._height(step, total_steps)
 
-        return OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=total_steps + 1,  # the scheduler steps once after the last update
-            pct_start=self.rise,
-            anneal_strategy="linear",
-            div_factor=self.div_factor,
-            final_div_factor=self.final_div_factor,
-        )
+    def momentum(self, step: int, total_steps: int) -> float | None:
+        """The momentum at ``step``: low where the rate is high."""
+        span = MOMENTUM_AT_PEAK - MOMENTUM_AT_ENDS
+        return MOMENTUM_AT_ENDS + span * self._height(step, total_steps)
+
+    def _top(self, total_steps: int) -> float:
+        return self.rise * (total_steps + 1) - 1  # the rate after the last update belongs to the course
+
+    def _height(self, step: int, total_steps: int) -> float:
+        """How far up between either end (0) and the peak (1)."""
+        top = self._top(total_steps)
+        if step <= top:
+            return step / top if top else 1.0
+        return (total_steps - step) / (total_steps - top)
 
 
 @dataclass(frozen=True)
@@ -55,10 +69,54 @@ class Linear:
         done = (step - rising) / max(1.0, total_steps - rising)
         return max(self.end, 1 - (1 - self.end) * done)
 
-    def build(self, optimizer: Optimizer, total_steps: int) -> LRScheduler:
-        from torch.optim.lr_scheduler import LambdaLR
-
-        return LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
+    def momentum(self, step: int, total_steps: int) -> float | None:
+        """None: it stays what the optimiser has."""
+        return None
 
 
 Schedule = OneCycle | Linear
+
+
+def training_ends(
+    planned: int, target_acc: float | None = None, max_epochs: int | None = None
+) -> tuple[int, ...]:
+    """Epochs after which a training may end: as planned; while a target is not reached, after half as many
+    again, up to ``max_epochs``."""
+    ends = [planned]
+    longest = max_epochs or planned if target_acc is not None else planned
+    while ends[-1] < longest:
+        ends.append(min(longest, math.ceil(ends[-1] * 1.5)))
+    return tuple(ends)
+
+
+def build_scheduler(schedule: Schedule, optimizer: Optimizer, ends: Sequence[int]) -> LRScheduler:
+    """The schedule's course over the steps up to the first of ``ends``; then, for a training that goes on
+    from the weights it has, a linear fall from half the peak to nothing over every further leg.
+
+    Being a function of the step alone, it is the same for a resumed training.
+
+    Args:
+        ends: step counts, ascending; see `training_ends`.
+    """
+    from torch.optim.lr_scheduler import LambdaLR
+
+    def factor(step: int) -> float:
+        leg = min(bisect_right(ends, step), len(ends) - 1)
+        if leg == 0:
+            return schedule.factor(step, ends[0])
+        begin, end = ends[leg - 1 : leg + 1]
+        return RESTART * Linear().factor(step - begin, end - begin)
+
+    class Course(LambdaLR):
+        """Moves momentum along with the rate."""
+
+        def get_lr(self) -> list[Any]:
+            momentum = schedule.momentum(min(self.last_epoch, ends[0]), ends[0])
+            for group in self.optimizer.param_groups if momentum is not None else ():
+                if "betas" in group:
+                    group["betas"] = (momentum, *group["betas"][1:])
+                else:
+                    group["momentum"] = momentum
+            return super().get_lr()
+
+    return Course(optimizer, factor)

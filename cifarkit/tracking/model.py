@@ -35,8 +35,11 @@ def save_model(network: Any, preprocessing: Any, path: Path) -> None:
             self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1))
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            pixels = images.permute(0, 3, 1, 2).float() / 255
-            probabilities: torch.Tensor = self.network((pixels - self.mean) / self.std).softmax(1)
+            pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+            if preprocessing.side != height:
+                size = (preprocessing.side, preprocessing.side)
+                pixels = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+            probabilities: torch.Tensor = self.network(pixels).softmax(1)
             return probabilities
 
     signature = ModelSignature(

@@ -109,6 +109,7 @@ class Reporter(pl.Callback):
             val_loss=val_loss,
             val_acc=val_acc,
             val_split=self.val_split,
+            image_side=module.side,
             lr=self.lrs[-1][0],
             images_per_second=self._images(module, int(trainer.num_training_batches)) / self.train_seconds,
             epoch_seconds=now - self.epoch_started,

@@ -17,12 +17,14 @@ from torch import nn
 from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.errors import CheckpointError, CifarkitError
 from cifarkit.models import allow_mirror, build_model
+from cifarkit.optim.schedules import training_ends
 from cifarkit.pipeline import Preprocessing
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow
+from cifarkit.training.module import Classifier
 
 KEY = "cifarkit"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Story:
         settings: the resolved recipe (`Recipe.settings`).
         image_size: side that folder images were resized to.
         val_split, val_size, seed: what validation numbers come from.
-        workers, deterministic: as asked for; a resumed training keeps them.
+        target_acc, max_epochs, workers, deterministic: as asked for.
         rows: epochs done so far.
     """
 
@@ -49,6 +51,7 @@ class Story:
     seed: int
     image_size: int
     target_acc: float | None = None
+    max_epochs: int | None = None
     precision: str = "fp32"
     workers: int | None = None
     deterministic: bool = False
@@ -57,6 +60,11 @@ class Story:
     @property
     def recipe(self) -> Recipe:
         return Recipe.from_settings(self.settings)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Epochs after which the training may end (`training_ends`)."""
+        return training_ends(self.settings["epochs"], self.target_acc, self.max_epochs)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,9 @@ class StoryKeeper(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        assert isinstance(pl_module, Classifier)
         story = asdict(self.story)
+        story["preprocessing"]["side"] = pl_module.side
         story["rows"] = [asdict(row) for row in self.rows]
         checkpoint[KEY] = {"format": FORMAT, **story}
 
@@ -119,10 +129,13 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
         record = dict(content[KEY])
         if record.pop("format") != FORMAT:
             raise CheckpointError(f"{path} was written by another version of cifarkit")
-        preprocessing = {key: tuple(value) for key, value in record.pop("preprocessing").items()}
+        preprocessing = dict(record.pop("preprocessing"))
+        side = int(preprocessing.pop("side"))
         rows: Sequence[dict[str, Any]] = record.pop("rows")
         story = Story(
-            preprocessing=Preprocessing(**preprocessing),
+            preprocessing=Preprocessing(
+                side=side, **{key: tuple(value) for key, value in preprocessing.items()}
+            ),
             rows=tuple(EpochRow(**row) for row in rows),
             **record,
         )

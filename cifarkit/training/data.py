@@ -17,7 +17,7 @@ from cifarkit.data.loading import load_splits
 from cifarkit.errors import UsageError
 from cifarkit.models import allow_mirror, build_model, check_size
 from cifarkit.pipeline import Preprocessing, check_batch
-from cifarkit.recipes import Recipe
+from cifarkit.recipes import Recipe, scaled_side
 
 MIN_STEPS_PER_EPOCH = 8
 INITIALISING_IMAGES = 5000
@@ -62,7 +62,8 @@ def load_data(dataset: Dataset, data_dir: Path, *, val_size: int = 0, seed: int 
 
 def preprocessing_for(train: ImageSet, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
     """The preprocessing of a data set with these channel statistics."""
-    return Preprocessing(tuple(map(float, mean)), tuple(map(float, std)), train.image_shape, train.classes)
+    shape = train.image_shape
+    return Preprocessing(tuple(map(float, mean)), tuple(map(float, std)), shape, train.classes, shape[1])
 
 
 def fit_batch_to_data(recipe: Recipe, images: int) -> Recipe:
@@ -84,7 +85,7 @@ def check_recipe_fits(recipe: Recipe, data: Data) -> None:
     channels, side, width = data.preprocessing.image_shape
     if side != width:
         raise UsageError(f"images of {data.name} are {side} x {width} pixels; only square ones can be used")
-    smallest = min(side, max(8, round(side * min(recipe.image_scale))))
+    smallest = scaled_side(side, min(recipe.image_scale))
     check_size(recipe.model, (channels, smallest, smallest))
 
 

@@ -37,6 +37,7 @@ def fit(
     *,
     seed: int = 0,
     target_acc: float | None = None,
+    max_epochs: int | None = None,
     workers: int | None = None,
     deterministic: bool = False,
     resume: Path | None = None,
@@ -47,6 +48,8 @@ def fit(
     Args:
         recipe: resolved; its learning rate is a number.
         target_acc: stop as soon as validation accuracy, a fraction, reaches it.
+        max_epochs: while the target is not reached, go on beyond the recipe's epochs, at most so far
+            (see `training_ends`).
         workers: see `pipeline.train_loader`.
         deterministic: use only algorithms that repeat bit for bit (the CPU path does by itself).
         resume: a ``last.ckpt`` to continue, with the ``best.ckpt`` beside it; the training goes on with
@@ -63,7 +66,22 @@ def fit(
         raise UsageError(f"the batch size must be a multiple of the {hardware.world_size} devices")
     reuse_freed_memory()
     torch.manual_seed(mix(seed) % 2**63)
-    story = _story(recipe, data, hardware, seed, target_acc, workers, deterministic)
+    story = Story(
+        dataset=data.name,
+        fingerprint=data.train.fingerprint(),
+        val_fingerprint=data.val.fingerprint(),
+        settings=recipe.settings(),
+        preprocessing=data.preprocessing,
+        val_split=data.val.split,
+        val_size=data.val_size,
+        seed=seed,
+        image_size=data.image_size,
+        target_acc=target_acc,
+        max_epochs=max_epochs,
+        precision=hardware.precision,
+        workers=workers,
+        deterministic=deterministic,
+    )
     if resume:
         story = replace(story, rows=_rows_to_continue(resume, recipe, data))
         best = resume.with_name("best.ckpt")
@@ -72,9 +90,9 @@ def fit(
             shutil.copyfile(best, folder / best.name)
         if is_complete(story):  # stopped between its last epoch and its end
             return _result(recipe, data, hardware, seed, target_acc, story.rows, folder)
-    steps = recipe.epochs * (len(data.train) // recipe.batch_size)
+    ends = [epochs * (len(data.train) // recipe.batch_size) for epochs in story.ends]
     side = data.preprocessing.image_shape[1]
-    module = Classifier(build_network(recipe, data), recipe, total_steps=steps, side=side, seed=seed)
+    module = Classifier(build_network(recipe, data), recipe, ends=ends, side=side, seed=seed)
     keeper, stop = StoryKeeper(story), StopOnSignal()
     reporter = Reporter(keeper, observers, folder, val_split=data.val.split, target_acc=target_acc)
     with _quiet_lightning(), stop.listening():
@@ -84,7 +102,7 @@ def fit(
             num_nodes=hardware.nodes,
             strategy="ddp" if hardware.world_size > 1 else "auto",
             precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
-            max_epochs=recipe.epochs,
+            max_epochs=story.ends[-1],
             deterministic=deterministic,
             callbacks=[DivergenceGuard(), reporter, keeper, stop],
             default_root_dir=folder,
@@ -126,33 +144,7 @@ def is_complete(story: Story) -> bool:
     """Whether all epochs are done, or the target was reached."""
     best = max((row.val_acc for row in story.rows), default=0.0)
     reached = story.target_acc is not None and best >= story.target_acc
-    return reached or len(story.rows) >= story.recipe.epochs
-
-
-def _story(
-    recipe: Recipe,
-    data: Data,
-    hardware: Hardware,
-    seed: int,
-    target_acc: float | None,
-    workers: int | None,
-    deterministic: bool,
-) -> Story:
-    return Story(
-        dataset=data.name,
-        fingerprint=data.train.fingerprint(),
-        val_fingerprint=data.val.fingerprint(),
-        settings=recipe.settings(),
-        preprocessing=data.preprocessing,
-        val_split=data.val.split,
-        val_size=data.val_size,
-        seed=seed,
-        image_size=data.image_size,
-        target_acc=target_acc,
-        precision=hardware.precision,
-        workers=workers,
-        deterministic=deterministic,
-    )
+    return reached or len(story.rows) >= story.ends[-1]
 
 
 def _rows_to_continue(resume: Path, recipe: Recipe, data: Data) -> tuple[EpochRow, ...]:
@@ -187,6 +179,7 @@ def _result(
         device=hardware.describe(),
         precision=hardware.precision,
         val_split=data.val.split,
+        planned_epochs=recipe.epochs,
         epochs=len(rows),
         best_epoch=best.epoch,
         best_val_acc=best.val_acc,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,9 @@ from torch import Tensor, nn
 
 from cifarkit.augment.randomness import mix
 from cifarkit.optim import build_optimizer
-from cifarkit.pipeline import Batch
-from cifarkit.recipes import Recipe
+from cifarkit.optim.schedules import build_scheduler
+from cifarkit.pipeline import Batch, resize
+from cifarkit.recipes import Recipe, scaled_side
 from cifarkit.training.totals import Totals
 
 
@@ -20,14 +23,21 @@ class Classifier(pl.LightningModule):
     Args:
         network: images (B, C, H, W) to logits (B, classes).
         recipe: resolved; its ``lr`` is a number.
-        total_steps: optimiser steps of the whole training; the schedule spans them.
-        side: full image side in pixels.
+        ends: steps after which the training may end; the recipe's schedule spans those up to the first
+            (see `build_scheduler`).
+        side: of the images in pixels, at full size.
+
+    Attributes:
+        side: of the images that the network sees now, in training and in the validation that follows.
     """
 
-    def __init__(self, network: nn.Module, recipe: Recipe, *, total_steps: int, side: int, seed: int) -> None:
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, *, ends: Sequence[int], side: int, seed: int
+    ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.recipe, self.total_steps, self.side, self.seed = recipe, total_steps, side, seed
+        self.recipe, self.ends, self.seed = recipe, ends, seed
+        self.full_side = self.side = side
         self.train_totals, self.val_totals = Totals(), Totals()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -42,20 +52,16 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
-        side = self.train_side()
-        if side != self.side:
-            images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-        logits = self(images.contiguous(memory_format=torch.channels_last))
+        self.side = self._side_of_step()
+        logits = self(resize(images, self.side))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.train_totals.update(logits, labels)
         return loss
 
-    def train_side(self) -> int:
-        """Side in pixels of this step's training images."""
+    def _side_of_step(self) -> int:
         parts = self.recipe.image_scale
-        part = min(int(self.global_step) * len(parts) // max(1, self.total_steps), len(parts) - 1)
-        side: int = min(self.side, max(8, round(self.side * parts[part])))
-        return side
+        part = min(int(self.global_step) * len(parts) // max(1, self.ends[0]), len(parts) - 1)
+        return scaled_side(self.full_side, parts[part])
 
     def on_validation_epoch_start(self) -> None:
         self.val_totals.reset()
@@ -64,7 +70,7 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         # What is reported is computed as `eval` and the exported model compute it, in float32.
         with torch.autocast(self.device.type, enabled=False):
-            logits = self(images.contiguous(memory_format=torch.channels_last))
+            logits = self(resize(images, self.side))
         self.val_totals.update(logits, labels)
 
     def configure_optimizers(self) -> dict[str, object]:
@@ -76,5 +82,5 @@ class Classifier(pl.LightningModule):
             self.recipe.weight_decay,
             self.recipe.batch_size,
         )
-        scheduler = self.recipe.schedule.build(optimizer, self.total_steps)
+        scheduler = build_scheduler(self.recipe.schedule, optimizer, self.ends)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

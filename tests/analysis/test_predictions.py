@@ -10,7 +10,7 @@ from cifarkit.data.image_set import ImageSet
 from cifarkit.models import build_model
 from cifarkit.pipeline import Preprocessing, as_tensors
 
-PREPROCESSING = Preprocessing((0.3,), (0.4,), (1, 8, 8), tuple("0123456789"))
+PREPROCESSING = Preprocessing((0.3,), (0.4,), (1, 8, 8), tuple("0123456789"), 8)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def letters() -> ImageSet:
 
 @pytest.mark.parametrize("mirror", [True, False])
 def test_tta_averages_mirrored_and_shifted_views(letters: ImageSet, mirror: bool) -> None:
-    preprocessing = Preprocessing((0.0,), (1.0,), (1, 5, 5), ("a", "b"))
+    preprocessing = Preprocessing((0.0,), (1.0,), (1, 5, 5), ("a", "b"), 5)
     predictions = predict(Corner(), letters, preprocessing, tta=True, mirror=mirror)
     x = letters.images[..., 0] / 255
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1)), mode="reflect")

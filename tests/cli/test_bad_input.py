@@ -51,6 +51,7 @@ WRONG_USAGE = [
     ("fit --dataset digits --target-acc 90", ["fraction", "did you mean 0.9?"]),
     ("fit --dataset digits --target-acc 0", ["fraction between 0 and 1, not 0"]),
     ("fit --dataset digits --target-acc -1", ["fraction between 0 and 1, not -1"]),
+    ("fit --dataset digits --max-epochs 9", ["--max-epochs goes with --target-acc"]),
     ("fit --dataset digits --target-acc nan", ["fraction between 0 and 1, not nan"]),
     ("lr-find --dataset digits --min-lr 1 --max-lr 0.1", ["0 < min < max"]),
     ("lr-find --dataset digits --min-lr 0", ["0 < min < max"]),

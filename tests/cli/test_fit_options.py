@@ -30,6 +30,26 @@ def test_target_reached_ends_the_training(cli: Cli, tmp_path: Path) -> None:
     assert Store(tmp_path).statuses == ["FINISHED"]
 
 
+def test_a_target_plans_the_training_and_makes_it_go_on(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli(*FIT, "--epochs", "1", "--max-epochs", "3", "--target-acc", "0.9999", "--json")
+    outcome.failed(3, "99.99%", "in 3 epochs", "--max-epochs 6")
+    assert "99.99% is not reached: going on to epoch 2 with these weights" in outcome.err
+    assert "going on to epoch 3" in outcome.err
+    result = outcome.validated(results.FitResult)
+    assert (result["planned_epochs"], result["epochs"], result["target_reached"]) == (1, 3, False)
+    # The same run, with more patience.
+    again = cli("fit", "--resume", result["run_id"], "--max-epochs", "4", "--json").failed(3, "in 4 epochs")
+    assert again.validated(results.FitResult)["run_id"] == result["run_id"]
+    assert Store(tmp_path).statuses == ["FINISHED"]
+
+
+def test_a_measured_target_says_what_it_takes(cli: Cli) -> None:
+    outcome = cli(*FIT, "--target-acc", "0.9").succeeded()
+    assert "90.00% needs about 15 epochs: digits came to 99.72%" in outcome.err
+    outcome = cli(*FIT, "--target-acc", "0.3", "--policy", "none", "--batch-size", "100").succeeded()
+    assert "nobody has measured what 30.00% needs with these settings: 15 epochs" in outcome.err
+
+
 def test_every_option_reaches_the_run(cli: Cli, tmp_path: Path) -> None:
     options = {
         "--epochs": "2",
@@ -103,7 +123,7 @@ def test_settings_from_the_environment_and_a_target_out_of_reach(
     elsewhere.folder.mkdir()
     # The target is out of reach: the exit code says so, and the run is as good as any other.
     outcome = cli("fit", "--batch-size", "90", store=elsewhere).failed(
-        3, "test accuracy", "99.90%", "--epochs"
+        3, "test accuracy", "99.90%", "--max-epochs 2"
     )
     assert outcome.err.splitlines() == outcome.errors
     assert outcome.line == elsewhere.run_ids[0]

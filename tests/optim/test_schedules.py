@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifarkit.optim.schedules import Linear, OneCycle, Schedule
+from cifarkit.optim.schedules import RESTART, Linear, OneCycle, Schedule, build_scheduler, training_ends
 
 PEAK = 0.5
 SCHEDULES: list[Schedule] = [OneCycle(), OneCycle(rise=0.3, div_factor=10.0), Linear(), Linear(warmup=0.1)]
@@ -16,7 +16,7 @@ def course(schedule: Schedule, steps: int, *, peaks: tuple[float, ...] = (PEAK,)
     """The rate of every group at every step, and after the last one."""
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": peak} for peak in peaks]
     optimizer = torch.optim.SGD(groups, momentum=0.9)
-    scheduler = schedule.build(optimizer, steps)
+    scheduler = build_scheduler(schedule, optimizer, [steps])
     rates = [[group["lr"] for group in optimizer.param_groups]]
     for _ in range(steps):
         optimizer.step()
@@ -50,7 +50,7 @@ def test_one_cycle_is_linear_on_both_sides_of_the_peak(steps: int) -> None:
 
 def test_one_cycle_turns_momentum_the_other_way() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK, momentum=0.9)
-    scheduler = OneCycle(rise=5 / 24).build(optimizer, 239)
+    scheduler = build_scheduler(OneCycle(rise=5 / 24), optimizer, [239])
     momenta = []
     for _ in range(239):
         momenta.append(optimizer.param_groups[0]["momentum"])
@@ -59,6 +59,57 @@ def test_one_cycle_turns_momentum_the_other_way() -> None:
     assert momenta[0] == pytest.approx(0.95)
     assert momenta[49] == pytest.approx(0.85)
     assert momenta[-1] == pytest.approx(0.95, abs=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 24, 239])
+@pytest.mark.parametrize("schedule", [OneCycle(), OneCycle(rise=0.3, div_factor=10.0, final_div_factor=5.0)])
+def test_one_cycle_is_that_of_pytorch(schedule: OneCycle, steps: int) -> None:
+    peaks = (0.1, 0.7)
+    optimizer = torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(1))], "lr": peak} for peak in peaks])
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=list(peaks),
+        total_steps=steps + 1,
+        pct_start=schedule.rise,
+        anneal_strategy="linear",
+        div_factor=schedule.div_factor,
+        final_div_factor=schedule.final_div_factor,
+    )
+    for step in range(steps + 1):
+        expected = [peak * schedule.factor(step, steps) for peak in peaks]
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(expected)
+        momentum = schedule.momentum(step, steps)
+        assert [group["betas"][0] for group in optimizer.param_groups] == pytest.approx([momentum] * 2)
+        optimizer.step()
+        if step < steps:
+            theirs.step()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_a_training_that_goes_on_falls_again_from_half_the_peak(schedule: Schedule) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK, momentum=0.9)
+    scheduler = build_scheduler(schedule, optimizer, [10, 15, 19])
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:10] == pytest.approx([PEAK * schedule.factor(step, 10) for step in range(10)])
+    assert rates[10:15] == pytest.approx([PEAK * RESTART * (1 - step / 5) for step in range(5)])
+    assert rates[15:] == pytest.approx([PEAK * RESTART * (1 - step / 4) for step in range(5)])
+
+
+@pytest.mark.parametrize(
+    ("planned", "target", "longest", "ends"),
+    [
+        (6, None, 20, (6,)), (6, 0.9, None, (6,)), (6, 0.9, 6, (6,)), (6, 0.9, 3, (6,)),
+        (6, 0.9, 7, (6, 7)), (6, 0.9, 18, (6, 9, 14, 18)), (1, 0.9, 5, (1, 2, 3, 5)),
+    ],
+)  # fmt: skip
+def test_where_a_training_may_end(
+    planned: int, target: float | None, longest: int | None, ends: tuple[int, ...]
+) -> None:
+    assert training_ends(planned, target, longest) == ends
 
 
 def test_linear_falls_from_the_peak_to_nothing() -> None:
@@ -102,7 +153,7 @@ def test_a_schedule_is_a_value(schedule: Schedule) -> None:
 def test_a_saved_schedule_goes_on_where_it_was(schedule: Schedule) -> None:
     def build() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK, momentum=0.9)
-        return optimizer, schedule.build(optimizer, 20)
+        return optimizer, build_scheduler(schedule, optimizer, [12, 20])
 
     optimizer, scheduler = build()
     for _ in range(8):

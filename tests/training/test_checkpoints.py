@@ -115,7 +115,7 @@ def test_a_stranger(tmp_path: Path) -> None:
 
 
 def test_another_format(edited: Any) -> None:
-    path = edited(lambda content: content["cifarkit"].update(format=3))
+    path = edited(lambda content: content["cifarkit"].update(format=99))
     with pytest.raises(CheckpointError, match="written by another version"):
         load_checkpoint(path)
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from cifarkit.analysis.predictions import predict
 from cifarkit.errors import UsageError
 from cifarkit.optim.schedules import Linear
-from cifarkit.recipes import Recipe
+from cifarkit.recipes import Recipe, scaled_side
+from cifarkit.training.checkpoints import load_checkpoint
 from cifarkit.training.data import Data, build_network, check_recipe_fits, fit_batch_to_data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware
@@ -32,17 +34,20 @@ def shapes(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, 
     return seen
 
 
-def test_training_images_grow_and_validation_is_at_full_size(
+def test_images_grow_in_training_and_validation(
     recipe: Recipe, colour_data: Data, cpu: Hardware, tmp_path: Path, shapes: Any
 ) -> None:
     growing = replace(
         recipe, epochs=4, batch_size=48, schedule=Linear(), policy="none", image_scale=(0.5, 0.625, 0.75, 1.0)
     )
-    fit(growing, colour_data, cpu, tmp_path)
+    result = fit(growing, colour_data, cpu, tmp_path)
     assert [shape for train, shape in shapes if train] == [
         (48, 3, side, side) for side in (8, 8, 10, 10, 12, 12, 16, 16)
     ]
-    assert [shape for train, shape in shapes if not train] == [(30, 3, 16, 16)] * 4
+    assert [shape for train, shape in shapes if not train] == [
+        (30, 3, side, side) for side in (8, 10, 12, 16)
+    ]
+    assert [row.image_side for row in result.rows] == [8, 10, 12, 16]
 
 
 def test_parts_of_equal_length_may_end_within_an_epoch(
@@ -53,17 +58,27 @@ def test_parts_of_equal_length_may_end_within_an_epoch(
     assert [shape[2] for train, shape in shapes if train] == [8] * 6 + [16] * 6
 
 
-@pytest.mark.parametrize("side", [4, 6, 8, 12, 32])
-def test_full_size_means_the_size_of_the_images(recipe: Recipe, side: int) -> None:
-    module = Classifier(torch.nn.Identity(), recipe, total_steps=10, side=side, seed=0)
-    assert module.train_side() == side
+@pytest.mark.parametrize(
+    ("side", "share", "expected"),
+    [(4, 1, 4), (32, 1, 32), (32, 0.5, 16), (32, 0.53, 17), (9, 0.5, 8), (4, 0.5, 4), (224, 0.8, 179)],
+)
+def test_a_share_of_a_side_is_never_more_than_the_side(side: int, share: float, expected: int) -> None:
+    assert scaled_side(side, share) == expected
 
 
-def test_small_images_are_not_made_larger_than_they_are(recipe: Recipe) -> None:
-    halved = replace(recipe, image_scale=(0.5, 1.0))
-    for side in (4, 8, 9, 32):
-        module = Classifier(torch.nn.Identity(), halved, total_steps=10, side=side, seed=0)
-        assert module.train_side() <= side
+def test_a_checkpoint_is_asked_at_the_side_it_was_trained_at(
+    recipe: Recipe, colour_data: Data, cpu: Hardware, tmp_path: Path
+) -> None:
+    """Whoever uses its weights and its preprocessing finds the accuracy that training reported."""
+    small = replace(
+        recipe, model="speednet-slim", policy="none", epochs=2, batch_size=24, image_scale=(0.625,)
+    )
+    row = fit(small, colour_data, cpu, tmp_path).rows[-1]
+    checkpoint = load_checkpoint(tmp_path / "last.ckpt")
+    assert checkpoint.story.preprocessing.side == 10
+    predictions = predict(checkpoint.network, colour_data.val, checkpoint.story.preprocessing)
+    assert (predictions.predicted == predictions.labels).mean() == row.val_acc
+    assert predictions.losses.mean() == pytest.approx(row.val_loss, rel=1e-5)
 
 
 def test_label_smoothing_is_of_the_training_loss_only(
@@ -80,7 +95,7 @@ def test_label_smoothing_is_of_the_training_loss_only(
 def test_reported_losses_are_without_smoothing(recipe: Recipe, data: Data) -> None:
     torch.manual_seed(0)
     half = replace(recipe, label_smoothing=0.5)
-    module = Classifier(build_network(half, data), half, total_steps=10, side=8, seed=0).eval()
+    module = Classifier(build_network(half, data), half, ends=[10], side=8, seed=0).eval()
     images = data.preprocessing(torch.from_numpy(data.val.images[:50]).permute(0, 3, 1, 2))
     labels = torch.from_numpy(data.val.labels[:50])
     objective = module.training_step((images, labels), 0)
