@@ -8,7 +8,7 @@ order and how changed, follows from (seed, epoch, index) alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,13 @@ class EpochOrder:
         length: number of images over all processes.
         batch_size: images per batch on this process.
         shuffle: permute by (seed, epoch); a shuffled order drops the last, incomplete batch.
+        kept_in: share of the images that an epoch shows; see `Recipe.keep_hardest`.
         rank, world_size: this process takes every ``world_size``-th image from ``rank`` on, so that each
             image is seen by exactly one process.
+
+    Attributes:
+        losses: float32 (length,), of every image when it was last seen; infinite before.
+        shown: int64, the images of the epoch that runs, in the order of its batches.
     """
 
     def __init__(
@@ -82,9 +87,13 @@ class EpochOrder:
         *,
         shuffle: bool,
         seed: int = 0,
+        kept_in: Callable[[int], float] = lambda epoch: 1.0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        self.kept_in = kept_in
+        self.losses = torch.full((length,), math.inf)
+        self.shown = torch.empty(0, dtype=torch.int64)
         self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -94,18 +103,35 @@ class EpochOrder:
 
     def __len__(self) -> int:
         if self.shuffle:
-            return self.length // self.world_size // self.batch_size
+            return self.steps_in(self.epoch)
         return math.ceil(len(range(self.rank, self.length, self.world_size)) / self.batch_size)
 
+    def steps_in(self, epoch: int) -> int:
+        """Batches of a shuffled epoch."""
+        return self._images_in(epoch) // self.world_size // self.batch_size
+
+    def _images_in(self, epoch: int) -> int:
+        return round(self.length * self.kept_in(epoch))
+
     def __iter__(self) -> Iterator[Tensor]:
-        order = (
-            epoch_permutation(self.length, self.seed, self.epoch)
-            if self.shuffle
-            else torch.arange(self.length)
-        )
-        mine = order[self.rank :: self.world_size]
+        order = torch.arange(self.length)
+        if self.shuffle:
+            order = epoch_permutation(self.length, self.seed, self.epoch)
+            images = self._images_in(self.epoch)
+            if images < self.length:
+                hardest = self.losses.cpu()[order].argsort(descending=True, stable=True)[:images]
+                order = order[hardest.sort().values]
+        self.shown = order[self.rank :: self.world_size]
         for step in range(len(self)):
-            yield mine[step * self.batch_size : (step + 1) * self.batch_size]
+            yield self._batch(step)
+
+    def _batch(self, step: int) -> Tensor:
+        return self.shown[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def note(self, step: int, losses: Tensor) -> None:
+        """Remember the losses (batch_size,) of the images that this step of the epoch showed."""
+        self.losses = self.losses.to(losses.device)
+        self.losses[self._batch(step)] = losses
 
 
 class DeviceLoader:
@@ -178,6 +204,7 @@ def train_loader(
     device: torch.device,
     workers: int | None = None,
     epoch: int = 0,
+    kept_in: Callable[[int], float] = lambda epoch: 1.0,
     rank: int = 0,
     world_size: int = 1,
 ) -> DeviceLoader | DataLoader[Any]:
@@ -187,12 +214,21 @@ def train_loader(
         workers: None keeps the data on the device when it fits and uses 2 workers otherwise; a number
             augments with albumentations in as many processes (0: in this one).
         epoch: the first to be shown; worker processes fetch ahead, before anyone calls `set_epoch`.
+        kept_in: see `EpochOrder`.
 
     Raises:
         UsageError: fewer images than one batch takes.
     """
     check_batch(batch_size * world_size, len(images))
-    order = EpochOrder(len(images), batch_size, shuffle=True, seed=seed, rank=rank, world_size=world_size)
+    order = EpochOrder(
+        len(images),
+        batch_size,
+        shuffle=True,
+        seed=seed,
+        kept_in=kept_in,
+        rank=rank,
+        world_size=world_size,
+    )
     order.set_epoch(epoch)
     if workers is None and fits_on_device(images, device):
         augment = Batched(policy, preprocessing.mean, preprocessing.std, seed)
@@ -206,6 +242,14 @@ def train_loader(
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(seed),  # else it would draw from the global one
     )
+
+
+def epoch_order(loader: DeviceLoader | DataLoader[Any]) -> EpochOrder:
+    """The order in which a loader shows its images."""
+    holder = loader if isinstance(loader, DeviceLoader) else loader.batch_sampler
+    order = holder.sampler  # type: ignore[union-attr]
+    assert isinstance(order, EpochOrder)
+    return order
 
 
 def eval_loader(

@@ -7,6 +7,7 @@ Its evidence states what was measured, on which hardware and by which command.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ class Recipe:
         image_scale: side of the images that the network sees as a share of their own side; the entries
             divide the training into equal parts. Validation follows, and a checkpoint keeps the side it
             was trained at.
+        keep_hardest: share of the training images that an epoch shows: those whose loss was highest when they
+            were last seen. The entries divide the epochs into equal parts; the first is 1.
     """
 
     name: str
@@ -48,7 +51,16 @@ class Recipe:
     label_smoothing: float = 0.0
     precision: str = "auto"
     image_scale: tuple[float, ...] = (1.0,)
+    keep_hardest: tuple[float, ...] = (1.0,)
     evidence: tuple[Evidence, ...] = ()
+
+    def scale_at(self, epoch: float) -> float:
+        """The image scale after so many, and parts of, epochs."""
+        return _part(self.image_scale, epoch / self.epochs)
+
+    def kept_in(self, epoch: int) -> float:
+        """The share of the training images that an epoch, counted from 0, shows."""
+        return _part(self.keep_hardest, epoch / self.epochs)
 
     def settings(self) -> dict[str, Any]:
         """The resolved settings as a flat dict of names and numbers; what a run records."""
@@ -71,7 +83,8 @@ class Recipe:
         schedule_type = {"OneCycle": OneCycle, "Linear": Linear}[flat.pop("schedule")]
         arguments = {key: flat.pop(key) for key in list(flat) if key.startswith("schedule.")}
         schedule = schedule_type(**{key.removeprefix("schedule."): item for key, item in arguments.items()})
-        flat["image_scale"] = tuple(flat["image_scale"])
+        for name in ("image_scale", "keep_hardest"):
+            flat[name] = tuple(flat[name])
         return cls(name=flat.pop("recipe"), description="", schedule=schedule, **flat)
 
     def override(self, **changes: Any) -> Recipe:
@@ -233,6 +246,12 @@ RECIPES: dict[str, Recipe] = {
         ),
     )
 }
+
+
+def _part(parts: Sequence[float], done: float) -> float:
+    """The one of equal parts that a training is in, of which a share ``done`` is behind it."""
+    # Rounded, so that an epoch that begins a part is not put before it by the last bit of a quotient.
+    return parts[min(int(round(done * len(parts), 6)), len(parts) - 1)]
 
 
 def scaled_side(side: int, share: float) -> int:

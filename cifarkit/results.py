@@ -231,6 +231,43 @@ class FitResult:
     rows: tuple[EpochRow, ...]
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Of some measurements: mean, standard deviation of one (0 for a single one), and the 95% confidence
+    interval of the mean by Student's t (None for a single one)."""
+
+    mean: float
+    std: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class FitRuns:
+    """`fit --runs N`: trainings that differ in their seeds only.
+
+    Attributes:
+        run_id: of the parent run; it holds the figures, model and weights of the best training.
+        accuracy: of the last epochs' validation accuracies.
+        train_seconds: of the whole trainings, validation included.
+        time_to_target_seconds: of those that reached the target; None where none did.
+        targets_reached: how many did; None without a target.
+        evidence: the same as a recipe states it.
+    """
+
+    run_id: str | None
+    date: str
+    versions: dict[str, str]
+    seeds: tuple[int, ...]
+    accuracy: Spread
+    train_seconds: Spread
+    time_to_target_seconds: Spread | None
+    targets_reached: int | None
+    best_run_id: str | None
+    evidence: Evidence
+    fits: tuple[FitResult, ...]
+
+
 # -- analysis -------------------------------------------------------------------------------------
 
 

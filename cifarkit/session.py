@@ -35,7 +35,7 @@ class _Uploader:
     def __init__(self, recorder: tracking.RunRecorder, folder: Path) -> None:
         self.recorder, self.folder = recorder, folder
         self.upload = folder.with_name("upload")
-        self.lrs: list[Sequence[float]] = []
+        self.lrs: list[Sequence[Sequence[float]]] = []
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
         """Nothing to copy."""
@@ -44,7 +44,7 @@ class _Uploader:
         """Nothing to copy yet."""
 
     def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
-        self.lrs += lrs
+        self.lrs.append(lrs)
         # The best first: whatever is cut short here, `last` never tells of a best that is not there.
         for name in ("best", "last") if best else ("last",):
             # The file will be replaced while it is being copied: a hard link keeps this epoch's.
@@ -70,7 +70,7 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
     recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
     with scratch() as place:
         folder = Path(place)
-        with _nothing_lost(recorder, folder, terminal), tracking.recording(recorder):
+        with nothing_lost(recorder, folder, terminal), tracking.recording(recorder):
             resumed = None
             if request.resume is not None:
                 with terminal.busy("looking up the run to go on with"):
@@ -81,14 +81,16 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
                 data = request.load()
             recipe = request.final_recipe(data, hardware)
             with terminal.busy("opening the MLflow run"):
-                run_id = recorder.start(_tags(data, hardware), resume=resumed.run_id if resumed else None)
+                run_id = recorder.start(tags(data, hardware), resume=resumed.run_id if resumed else None)
             terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
-            terminal.say(_splits_line(data, recipe.batch_size))
-            return _train(request, recipe, data, hardware, recorder, folder, terminal, resumed)
+            terminal.say(splits_line(data, recipe.batch_size))
+            training = train(request, recipe, data, hardware, recorder, folder, terminal, resumed)
+            report(training, data, hardware, recorder, folder, terminal)
+            return training.result
 
 
 @contextmanager
-def _nothing_lost(recorder: tracking.RunRecorder, folder: Path, terminal: Terminal) -> Iterator[None]:
+def nothing_lost(recorder: tracking.RunRecorder, folder: Path, terminal: Terminal) -> Iterator[None]:
     """What the store did not take stays in the current folder, however the block ends."""
     try:
         yield
@@ -99,7 +101,25 @@ def _nothing_lost(recorder: tracking.RunRecorder, folder: Path, terminal: Termin
             terminal.alert(f"MLflow did not take everything ({recorder.problems[0]}); it is kept in {kept}")
 
 
-def _train(
+@dataclass(frozen=True)
+class Training:
+    """What a training came to, and what its figures need beside that.
+
+    Attributes:
+        recipe: as trained.
+        checkpoints: the folder that holds them.
+        lrs: the learning rates of each parameter group at each step of each epoch that was trained now.
+        out: where its figures and reports go.
+    """
+
+    result: FitResult
+    recipe: Recipe
+    checkpoints: Path
+    lrs: Sequence[Sequence[Sequence[float]]]
+    out: reports.Folder
+
+
+def train(
     request: FitRequest,
     recipe: Recipe,
     data: Data,
@@ -107,16 +127,16 @@ def _train(
     recorder: tracking.RunRecorder,
     folder: Path,
     terminal: Terminal,
-    resumed: _Resumed | None,
-) -> FitResult:
+    resumed: _Resumed | None = None,
+) -> Training:
+    """Train and record a run that has been started; its figures are left to `report`."""
     out = reports.Folder(folder / "report", recorder.run_id)
     if recipe.lr is None:
         recipe = _lr_from_range_test(request, recipe, data, hardware, terminal, out)
         recorder.log_reports(out.written)
     if not resumed:
-        recorder.log_params(_params(request, recipe, data, hardware))
-        for images, context in ((data.train, "training"), (data.val, "validation")):
-            recorder.log_dataset(f"{images.name} {images.split}", images.fingerprint(), context)
+        recorder.log_params(params(request, recipe, data, hardware))
+        log_datasets(recorder, data)
     text, _ = model_table(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
     recorder.log_text(text, "summary.txt")
     checkpoints = folder / "checkpoints"
@@ -154,21 +174,27 @@ def _train(
         best_checkpoint=f"runs:/{run}/checkpoints/best.ckpt",
         last_checkpoint=f"runs:/{run}/checkpoints/last.ckpt",
     )
-    with terminal.busy("drawing the figures and exporting the model"):
-        _report(result, recipe, data, hardware, uploader.lrs, recorder, folder, out, terminal)
-    return result
+    recorder.log_metrics(
+        {
+            "best_val_acc": result.best_val_acc,
+            "train_seconds": result.train_seconds,
+            "time_to_target_seconds": result.time_to_target_seconds,
+            "peak_memory_bytes": float(result.peak_memory_bytes),
+        },
+        step=result.epochs,
+    )
+    return Training(result, recipe, checkpoints, uploader.lrs, out)
 
 
 def _epoch_table(
     terminal: Terminal, request: FitRequest, recipe: Recipe, data: Data, earlier: Sequence[EpochRow]
 ) -> EpochTable:
     ends = training_ends(recipe.epochs, request.target_acc, request.max_epochs)
-    scales = recipe.image_scale
-    parts = [min(epoch * len(scales) // recipe.epochs, len(scales) - 1) for epoch in range(ends[-1])]
     views = 2 if mirrors(find_policy(recipe.policy)) else 1
     return EpochTable(
         terminal,
-        effort=[scales[part] ** 2 for part in parts],  # the area of its images
+        # The area of an epoch's images.
+        effort=[recipe.kept_in(epoch) * recipe.scale_at(epoch) ** 2 for epoch in range(ends[-1])],
         ends=ends,
         # A forward pass is a third of a step.
         validation=views / 3 * len(data.val) / len(data.train),
@@ -200,30 +226,31 @@ def _lr_from_range_test(
     return replace(recipe, lr=curve.suggestion)
 
 
-def _report(
-    result: FitResult,
-    recipe: Recipe,
+def report(
+    training: Training,
     data: Data,
     hardware: Hardware,
-    lrs: Sequence[Sequence[float]],
     recorder: tracking.RunRecorder,
     folder: Path,
-    out: reports.Folder,
     terminal: Terminal,
 ) -> None:
     """Everything that a run shows beside its metrics, from the best weights."""
-    recorder.log_metrics(
-        {
-            "best_val_acc": result.best_val_acc,
-            "train_seconds": result.train_seconds,
-            "time_to_target_seconds": result.time_to_target_seconds,
-            "peak_memory_bytes": float(result.peak_memory_bytes),
-        },
-        step=result.epochs,
-    )
-    reports.report_training(result, data, recipe, lrs, out)
+    with terminal.busy("drawing the figures and exporting the model"):
+        _report(training, data, hardware, recorder, folder, terminal)
+
+
+def _report(
+    training: Training,
+    data: Data,
+    hardware: Hardware,
+    recorder: tracking.RunRecorder,
+    folder: Path,
+    terminal: Terminal,
+) -> None:
+    result, out = training.result, training.out
+    reports.report_training(result, data, training.recipe, training.lrs, out)
     out.report("fit.json", to_json(result))
-    subject = Subject(load_checkpoint(folder / "checkpoints" / "best.ckpt"), data.val, result.run_id)
+    subject = Subject(load_checkpoint(training.checkpoints / "best.ckpt"), data.val, result.run_id)
     predictions = subject.predict(device=hardware.device)
     reports.report_evaluation(subject, predictions, out)
     mistakes = reports.report_mistakes(subject, predictions, out).mistakes[: reports.FIGURE_IMAGES]
@@ -290,7 +317,12 @@ def _as_it_was(request: FitRequest, resumed: _Resumed) -> FitRequest:
     )
 
 
-def _tags(data: Data, hardware: Hardware) -> dict[str, str]:
+def log_datasets(recorder: tracking.RunRecorder, data: Data) -> None:
+    for images, context in ((data.train, "training"), (data.val, "validation")):
+        recorder.log_dataset(f"{images.name} {images.split}", images.fingerprint(), context)
+
+
+def tags(data: Data, hardware: Hardware) -> dict[str, str]:
     return tracking.environment_tags() | {
         tracking.KIND: "fit",
         "hardware": hardware.describe(),
@@ -300,7 +332,7 @@ def _tags(data: Data, hardware: Hardware) -> dict[str, str]:
     }
 
 
-def _params(request: FitRequest, recipe: Recipe, data: Data, hardware: Hardware) -> dict[str, Any]:
+def params(request: FitRequest, recipe: Recipe, data: Data, hardware: Hardware) -> dict[str, Any]:
     return recipe.settings() | {
         "dataset": data.name,
         "seed": request.seed,
@@ -319,7 +351,7 @@ def _params(request: FitRequest, recipe: Recipe, data: Data, hardware: Hardware)
     }
 
 
-def _splits_line(data: Data, batch_size: int) -> str:
+def splits_line(data: Data, batch_size: int) -> str:
     split = "test split" if data.val.split == "test" else "training split, held out"
     return (
         f"training on {len(data.train):,} images in batches of {batch_size}, "

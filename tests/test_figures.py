@@ -124,10 +124,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         lr_curve(lrs=(0.1,), losses=(2.0,), smoothed=(2.0,), rules={"steepest": None}, suggestion=NAN)
     ),
     "lr_range_test empty": lambda: figures.lr_range_test(lr_curve(lrs=(), losses=(), smoothed=(), rules={})),
-    "lr_schedule": lambda: figures.lr_schedule([0.1, 0.2, 0.0], 2, "cosine"),
-    "lr_schedule groups": lambda: figures.lr_schedule({"_head": [0.1, 0.2], "猫": [0.1, 0.1]}, 1),
-    "lr_schedule one": lambda: figures.lr_schedule([0.1], 0),
-    "lr_schedule none": lambda: figures.lr_schedule([], 10),
+    "lr_schedule": lambda: figures.lr_schedule([0.1, 0.2, 0.0], [0, 0.5, 1], "cosine"),
+    "lr_schedule groups": lambda: figures.lr_schedule({"_head": [0.1, 0.2], "猫": [0.1, 0.1]}, [0, 1]),
+    "lr_schedule one": lambda: figures.lr_schedule([0.1], [0]),
+    "lr_schedule none": lambda: figures.lr_schedule([], []),
     "training_curves": lambda: figures.training_curves(epoch_rows(8), 0.94, "digits"),
     "training_curves one": lambda: figures.training_curves(epoch_rows(1), None),
     "training_curves none": lambda: figures.training_curves([], 0.9),
@@ -236,7 +236,7 @@ import sys, matplotlib, pathlib
 from cifarkit import figures
 settings = [key for key in matplotlib.rcParams if not key.startswith("backend")]  # reading those loads pyplot
 before = [matplotlib.rcParams[key] for key in settings]
-figures.save(figures.lr_schedule([0.1, 0.2], 1), pathlib.Path(sys.argv[1]))
+figures.save(figures.lr_schedule([0.1, 0.2], [0, 1]), pathlib.Path(sys.argv[1]))
 assert [matplotlib.rcParams[key] for key in settings] == before
 assert "matplotlib.pyplot" not in sys.modules
 """
@@ -348,14 +348,15 @@ def test_range_test_draws_the_raw_loss_where_smoothing_failed() -> None:
 
 
 def test_schedule_counts_in_epochs() -> None:
-    ax = figures.lr_schedule([0.1, 0.2, 0.3, 0.2, 0.1], 2).axes[0]
-    assert ax.lines[0].get_xdata().tolist() == [0, 0.5, 1, 1.5, 2]
+    epochs = [0, 0.5, 1, 1.25, 1.5]
+    ax = figures.lr_schedule([0.1, 0.2, 0.3, 0.2, 0.1], epochs).axes[0]
+    assert list(ax.lines[0].get_xdata()) == epochs
     assert ax.get_ylim()[0] == 0
 
 
 @pytest.mark.parametrize(("peak", "panels"), [(0.2, 1), (20.0, 2)])
 def test_groups_far_apart_get_their_own_panels(peak: float, panels: int) -> None:
-    figure = figures.lr_schedule({"body": [0.0, 0.1], "head": [0.0, peak]}, 1)
+    figure = figures.lr_schedule({"body": [0.0, 0.1], "head": [0.0, peak]}, [0, 1])
     assert len(figure.axes) == panels
     assert {"body", "head"} <= set(texts(figure))
 

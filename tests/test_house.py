@@ -25,6 +25,7 @@ FLOORS = (
     ("subjects", "request"),
     ("reports", "followers"),
     ("session",),
+    ("repeats",),
     ("cli",),
     ("__main__",),
 )

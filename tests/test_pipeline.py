@@ -209,6 +209,32 @@ def test_data_that_does_not_fit_is_loaded_by_workers(some: ImageSet, monkeypatch
 # -- evaluation -----------------------------------------------------------------------------------
 
 
+def test_an_epoch_may_show_only_the_images_that_were_hardest() -> None:
+    order = EpochOrder(100, 10, shuffle=True, seed=1, kept_in=lambda epoch: (1.0, 0.4)[epoch])
+    assert [order.steps_in(0), order.steps_in(1)] == [10, 4]
+    for step, at in enumerate(order):
+        order.note(step, (at % 50).float())  # the hardest: 30..49 and 80..99
+    order.set_epoch(1)
+    shown = torch.cat(list(order))
+    assert len(order) == 4
+    assert sorted(shown.tolist()) == [*range(30, 50), *range(80, 100)]
+    # In the order that the whole epoch would have had them in.
+    whole = EpochOrder(100, 100, shuffle=True, seed=1)
+    whole.set_epoch(1)
+    everything = next(iter(whole)).tolist()
+    assert [i for i in everything if i % 50 >= 30] == shown.tolist()
+
+
+def test_what_was_never_seen_counts_as_hardest() -> None:
+    order = EpochOrder(25, 10, shuffle=True, seed=1, kept_in=lambda epoch: (1.0, 0.4)[epoch])
+    shown = set()
+    for step, at in enumerate(order):
+        order.note(step, torch.ones(10))
+        shown |= set(at.tolist())
+    order.set_epoch(1)
+    assert set(range(25)) - shown <= set(next(iter(order)).tolist())
+
+
 @pytest.mark.parametrize("batch_size", [1, 16, 70, 500])
 def test_evaluation_is_complete_in_order_and_unaugmented(some: ImageSet, batch_size: int) -> None:
     made = eval_loader(some, PREPROCESSING, device=CPU, batch_size=batch_size)

@@ -36,6 +36,8 @@ def test_numbers_are_usable(recipe: Recipe) -> None:
     assert recipe.image_scale
     assert all(0 < scale <= 1 for scale in recipe.image_scale)
     assert list(recipe.image_scale) == sorted(recipe.image_scale)
+    assert all(0 < share <= 1 for share in recipe.keep_hardest)
+    assert recipe.kept_in(0) == 1
     assert hash(recipe.schedule) == hash(replace(recipe.schedule))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from cifarkit.cli.choices import resolve
 from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.errors import TargetNotReached, UsageError
 from cifarkit.recipes import RECIPES, Recipe
-from cifarkit.results import FitResult
+from cifarkit.results import FitResult, FitRuns, Spread
 
 PATIENCE = 3
 
@@ -53,6 +54,15 @@ Workers = Annotated[
         min=0,
     ),
 ]
+Runs = Annotated[
+    int,
+    options.option(
+        "--runs",
+        "Train with so many seeds, from --seed on; tell mean and spread of accuracy and time. One MLflow run "
+        "with a child for each.",
+        min=1,
+    ),
+]
 ValSize = Annotated[
     int,
     options.option(
@@ -64,7 +74,7 @@ ValSize = Annotated[
 
 FIXED_BY_RUN = (
     "dataset", "recipe", "epochs", "model", "policy", "batch_size", "lr", "optimizer", "seed", "precision",
-    "val_size", "image_size", "run_name", "workers", "deterministic",
+    "val_size", "runs", "image_size", "run_name", "workers", "deterministic",
 )  # fmt: skip
 
 
@@ -81,6 +91,7 @@ def fit(
     lr: Lr = None,
     optimizer: options.Optimizer = None,
     seed: options.Seed = 0,
+    runs: Runs = 1,
     gpus: options.Gpus = None,
     nodes: Annotated[int, options.option("--nodes", "Machines.", min=1)] = 1,
     precision: options.Precision = None,
@@ -128,6 +139,7 @@ def fit(
     what = f"{chosen.name} on {source.name}: " if resume is None else ""
     with terminal.busy(f"{what}loading torch, Lightning and MLflow"):
         from cifarkit.data.loading import default_data_dir
+        from cifarkit.repeats import run_fits
         from cifarkit.request import FitRequest
         from cifarkit.session import run_fit
 
@@ -149,6 +161,9 @@ def fit(
         run_name=run_name,
         tracking_uri=tracking_uri,
     )
+    if runs > 1:
+        _tell_runs(terminal, run_fits(request, runs, terminal))
+        return
     result = run_fit(request, terminal)
     _say(terminal, result)
     terminal.answer(result, str(result.run_id))
@@ -211,6 +226,30 @@ def parse_lr(text: str) -> float | None:
     if not (lr > 0 and math.isfinite(lr)):
         raise UsageError(f"the learning rate must be a positive number, not {text}")
     return lr
+
+
+def _tell_runs(terminal: Terminal, summary: FitRuns) -> None:
+    """Raises: TargetNotReached."""
+    from rich.table import Table
+
+    def measured(name: str, values: Spread, show: Callable[[float], str]) -> None:
+        interval = f"{show(values.low)} to {show(values.high)}" if values.low and values.high else ""
+        table.add_row(name, show(values.mean), show(values.std), interval)
+
+    table = Table(box=None, pad_edge=False)
+    for heading in (plural(len(summary.seeds), "seed"), "mean", "deviation", "95% interval of the mean"):
+        table.add_column(heading, justify="left" if heading.endswith("seeds") else "right")
+    split = summary.fits[0].val_split
+    measured(f"{split} accuracy", summary.accuracy, percent)
+    measured("training seconds", summary.train_seconds, "{:.1f}".format)
+    if summary.time_to_target_seconds:
+        measured("seconds to target", summary.time_to_target_seconds, "{:.1f}".format)
+    terminal.show(table)
+    terminal.answer(summary, str(summary.run_id))
+    missed = len(summary.seeds) - (summary.targets_reached or 0)
+    if summary.targets_reached is not None and missed:
+        target = percent(summary.fits[0].target_acc or 1.0)
+        raise TargetNotReached(f"{missed} of {plural(len(summary.seeds), 'seed')} stayed below {target}")
 
 
 def _say(terminal: Terminal, result: FitResult) -> None:

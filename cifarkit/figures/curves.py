@@ -77,9 +77,9 @@ def lr_range_test(curve: LrCurve) -> Figure:
 
 
 def lr_schedule(
-    lrs: Sequence[float] | Mapping[str, Sequence[float]], steps_per_epoch: int, suptitle: str = ""
+    lrs: Sequence[float] | Mapping[str, Sequence[float]], epochs: Sequence[float], suptitle: str = ""
 ) -> Figure:
-    """Learning rate of every step, over epochs; one line per parameter group.
+    """Learning rate of every step over ``epochs``, where it came; one line per parameter group.
 
     Groups whose peaks differ more than fifteenfold get a panel each.
     """
@@ -98,7 +98,6 @@ def lr_schedule(
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     for i, (name, values) in enumerate(series.items()):
         ax = axes[i if apart else 0]
-        epochs = np.arange(len(values)) / max(1, steps_per_epoch)
         # Groups may share one schedule; dashes let the line below show through.
         ax.plot(
             epochs,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,19 +57,22 @@ def preview_figure(
 
 
 def report_training(
-    result: FitResult, data: Data, recipe: Recipe, lrs: Sequence[Sequence[float]], out: Folder
+    result: FitResult, data: Data, recipe: Recipe, lrs: Sequence[Sequence[Sequence[float]]], out: Folder
 ) -> None:
-    """The figures of a training itself: examples, augmentation, schedule, curves; its history as JSON."""
+    """The figures of a training itself: examples, augmentation, schedule, curves; its history as JSON.
+
+    Args:
+        lrs: by epoch, step and parameter group; of the last epochs only where a training was resumed.
+    """
     title = f"{data.train.short_name}, recipe {result.recipe}, seed {result.seed}"
     out.figure("curves", figures.training_curves(result.rows, result.target_acc, title))
-    steps = max(1, len(data.train) // recipe.batch_size)
-    # A resumed training knows the rates of its own steps only.
-    unknown = [(math.nan,) * len(lrs[0])] * (result.epochs * steps - len(lrs)) if lrs else []
-    lrs = [*unknown, *lrs]
-    groups = {f"group {i}": [step[i] for step in lrs] for i in range(len(lrs[0]))} if lrs else {}
-    series: Any = groups if len(groups) > 1 else next(iter(groups.values()), [])
     if lrs:
-        out.figure("learning_rate", figures.lr_schedule(series, steps, title))
+        begin = result.epochs - len(lrs)
+        epochs = [e + i / len(steps) for e, steps in enumerate(lrs, begin) for i in range(len(steps))]
+        groups = list(zip(*(step for steps in lrs for step in steps), strict=True))
+        series: Any = {f"group {i}": rates for i, rates in enumerate(groups)}
+        series = series if len(groups) > 1 else groups[0]
+        out.figure("learning_rate", figures.lr_schedule(series, epochs, title))
     first = data.train.take(range(min(40, len(data.train))))
     titles = [first.classes[label] for label in first.labels]
     out.figure(

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from cifarkit.augment.policies import find_policy
 from cifarkit.augment.randomness import mix
 from cifarkit.errors import CheckpointError, Terminated, UsageError
-from cifarkit.pipeline import eval_loader, train_loader
+from cifarkit.pipeline import epoch_order, eval_loader, train_loader
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow, FitResult, merit
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
@@ -90,9 +90,7 @@ def fit(
             shutil.copyfile(best, folder / best.name)
         if is_complete(story):  # stopped between its last epoch and its end
             return _result(recipe, data, hardware, seed, target_acc, story.rows, folder)
-    ends = [epochs * (len(data.train) // recipe.batch_size) for epochs in story.ends]
-    side = data.preprocessing.image_shape[1]
-    module = Classifier(build_network(recipe, data), recipe, ends=ends, side=side, seed=seed)
+    network = build_network(recipe, data)
     keeper, stop = StoryKeeper(story), StopOnSignal()
     reporter = Reporter(keeper, observers, folder, val_split=data.val.split, target_acc=target_acc)
     with _quiet_lightning(), stop.listening():
@@ -115,20 +113,31 @@ def fit(
         )
         device = trainer.strategy.root_device
         place = {"rank": trainer.global_rank, "world_size": hardware.world_size}
+        batches = train_loader(
+            data.train,
+            find_policy(recipe.policy),
+            data.preprocessing,
+            batch_size=recipe.batch_size // hardware.world_size,
+            seed=seed,
+            device=device,
+            workers=workers,
+            epoch=len(story.rows),
+            kept_in=recipe.kept_in,
+            **place,
+        )
+        order = epoch_order(batches)
+        module = Classifier(
+            network,
+            recipe,
+            order=order,
+            ends=[sum(map(order.steps_in, range(end))) for end in story.ends],
+            side=data.preprocessing.image_shape[1],
+            seed=seed,
+        )
         try:
             trainer.fit(
                 module,
-                train_loader(
-                    data.train,
-                    find_policy(recipe.policy),
-                    data.preprocessing,
-                    batch_size=recipe.batch_size // hardware.world_size,
-                    seed=seed,
-                    device=device,
-                    workers=workers,
-                    epoch=len(story.rows),
-                    **place,
-                ),
+                batches,
                 eval_loader(data.val, data.preprocessing, device=device, **place),
                 ckpt_path=resume,
                 weights_only=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from cifarkit.augment.randomness import mix
 from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import build_scheduler
-from cifarkit.pipeline import Batch, resize
+from cifarkit.pipeline import Batch, EpochOrder, resize
 from cifarkit.recipes import Recipe, scaled_side
 from cifarkit.training.totals import Totals
 
@@ -23,6 +24,7 @@ class Classifier(pl.LightningModule):
     Args:
         network: images (B, C, H, W) to logits (B, classes).
         recipe: resolved; its ``lr`` is a number.
+        order: of the training images; it is told their losses.
         ends: steps after which the training may end; the recipe's schedule spans those up to the first
             (see `build_scheduler`).
         side: of the images in pixels, at full size.
@@ -32,11 +34,18 @@ class Classifier(pl.LightningModule):
     """
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, *, ends: Sequence[int], side: int, seed: int
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        *,
+        order: EpochOrder,
+        ends: Sequence[int],
+        side: int,
+        seed: int,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.recipe, self.ends, self.seed = recipe, ends, seed
+        self.recipe, self.order, self.ends, self.seed = recipe, order, ends, seed
         self.full_side = self.side = side
         self.train_totals, self.val_totals = Totals(), Totals()
 
@@ -49,19 +58,32 @@ class Classifier(pl.LightningModule):
         # (seed, epoch) alone, so that a resumed training sees the ones it would have seen.
         torch.manual_seed(mix(self.seed, self.current_epoch) % 2**63)
         self.train_totals.reset()
+        # Lightning counts an epoch's steps before it tells the order which epoch it is.
+        self.trainer.fit_loop.max_batches = self.trainer.val_check_batch = len(self.order)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
-        self.side = self._side_of_step()
+        self.side = scaled_side(
+            self.full_side, self.recipe.scale_at(self.current_epoch + batch_index / len(self.order))
+        )
         logits = self(resize(images, self.side))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.train_totals.update(logits, labels)
+        if min(self.recipe.keep_hardest) < 1:
+            self.order.note(batch_index, F.cross_entropy(logits.detach().float(), labels, reduction="none"))
         return loss
 
-    def _side_of_step(self) -> int:
-        parts = self.recipe.image_scale
-        part = min(int(self.global_step) * len(parts) // max(1, self.ends[0]), len(parts) - 1)
-        return scaled_side(self.full_side, parts[part])
+    def on_train_epoch_end(self) -> None:
+        if self.trainer.world_size > 1 and min(self.recipe.keep_hardest) < 1:
+            shown = self.order.shown.to(self.device)
+            images, losses = self.all_gather((shown, self.order.losses.to(self.device)[shown]))
+            self.order.losses[images.flatten()] = losses.flatten().to(self.order.losses.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["losses"] = self.order.losses
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.order.losses = checkpoint["losses"]
 
     def on_validation_epoch_start(self) -> None:
         self.val_totals.reset()

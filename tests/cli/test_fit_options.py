@@ -50,6 +50,40 @@ def test_a_measured_target_says_what_it_takes(cli: Cli) -> None:
     assert "nobody has measured what 30.00% needs with these settings: 15 epochs" in outcome.err
 
 
+def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> None:
+    command = (*FIT, "--epochs", "2", "--seed", "3", "--runs", "2")
+    outcome = cli(*command, "--target-acc", "0.9999", "--json").failed(3, "2 of 2 seeds", "99.99%")
+    summary = outcome.validated(results.FitRuns)
+    fits = summary["fits"]
+    assert summary["seeds"] == [fit["seed"] for fit in fits] == [3, 4]
+    accuracies = [fit["rows"][-1]["val_acc"] for fit in fits]
+    assert summary["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2)
+    assert summary["evidence"]["accuracy_mean"] == summary["accuracy"]["mean"]
+    assert (summary["targets_reached"], summary["time_to_target_seconds"]) == (0, None)
+    client = mlflow.MlflowClient(Store(tmp_path).uri)
+    parent = client.get_run(summary["run_id"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["seed"] == "3-4"
+    assert parent.data.metrics["accuracy_mean"] == pytest.approx(summary["accuracy"]["mean"])
+    for fit in fits:
+        child = client.get_run(fit["run_id"])
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["mlflow.parentRunId"] == summary["run_id"]
+        assert child.data.params["seed"] == str(fit["seed"])
+        assert [step for step, _ in history(client, fit["run_id"], "val/acc")] == [1, 2]
+        assert {"checkpoints/best.ckpt", "reports/fit.json"} <= artifact_names(client, fit["run_id"])
+    names = artifact_names(client, summary["run_id"])
+    assert {"checkpoints/best.ckpt", "reports/runs.json", "figures/misclassified.png"} <= names
+    assert "model/MLmodel" in names
+    # The parent is asked like any other run, and answers with the best of its trainings.
+    best = max(fit["best_val_acc"] for fit in fits)
+    assert cli("eval").succeeded().line == f"{best:.4f}"
+    # Seeds trained beside each other are the seeds trained alone.
+    alone = cli(*FIT, "--epochs", "2", "--seed", "4", "--json").succeeded().validated(results.FitResult)
+    assert alone["rows"][-1]["val_acc"] == accuracies[1]
+    assert alone["rows"][-1]["train_loss"] == fits[1]["rows"][-1]["train_loss"]
+
+
 def test_every_option_reaches_the_run(cli: Cli, tmp_path: Path) -> None:
     options = {
         "--epochs": "2",

@@ -10,6 +10,7 @@ import torch
 from cifarkit.analysis.predictions import predict
 from cifarkit.errors import UsageError
 from cifarkit.optim.schedules import Linear
+from cifarkit.pipeline import EpochOrder
 from cifarkit.recipes import Recipe, scaled_side
 from cifarkit.training.checkpoints import load_checkpoint
 from cifarkit.training.data import Data, build_network, check_recipe_fits, fit_batch_to_data
@@ -81,6 +82,22 @@ def test_a_checkpoint_is_asked_at_the_side_it_was_trained_at(
     assert predictions.losses.mean() == pytest.approx(row.val_loss, rel=1e-5)
 
 
+def test_later_epochs_show_the_images_with_the_highest_loss(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    choosy = replace(recipe, epochs=4, batch_size=50, keep_hardest=(1.0, 0.5))
+    seen = watcher()
+    result = fit(choosy, data, cpu, tmp_path / "whole", observers=[seen])
+    epochs = len(data.train) // 50, len(data.train) // 100
+    assert len(seen.lrs) == 2 * sum(epochs)
+    assert [row.epoch for row in result.rows] == [1, 2, 3, 4]  # each of them with its validation
+    # Resumed where a choice has been made, it makes the same.
+    fit(replace(choosy), data, cpu, tmp_path / "half", target_acc=result.rows[1].val_acc)
+    again = fit(choosy, data, cpu, tmp_path / "half", resume=tmp_path / "half" / "last.ckpt")
+    assert [row.train_loss for row in again.rows] == [row.train_loss for row in result.rows]
+    assert [row.val_loss for row in again.rows] == [row.val_loss for row in result.rows]
+
+
 def test_label_smoothing_is_of_the_training_loss_only(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
 ) -> None:
@@ -95,7 +112,8 @@ def test_label_smoothing_is_of_the_training_loss_only(
 def test_reported_losses_are_without_smoothing(recipe: Recipe, data: Data) -> None:
     torch.manual_seed(0)
     half = replace(recipe, label_smoothing=0.5)
-    module = Classifier(build_network(half, data), half, ends=[10], side=8, seed=0).eval()
+    order = EpochOrder(len(data.train), half.batch_size, shuffle=True)
+    module = Classifier(build_network(half, data), half, order=order, ends=[10], side=8, seed=0).eval()
     images = data.preprocessing(torch.from_numpy(data.val.images[:50]).permute(0, 3, 1, 2))
     labels = torch.from_numpy(data.val.labels[:50])
     objective = module.training_step((images, labels), 0)

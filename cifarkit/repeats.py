@@ -1,0 +1,153 @@
+"""`fit --runs N`: the same training from N seeds in one process, as one run with children in MLflow."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from cifarkit import reports, tracking
+from cifarkit.console import Terminal, duration, percent, plural
+from cifarkit.errors import UsageError
+from cifarkit.request import FitRequest
+from cifarkit.results import Evidence, FitResult, FitRuns, Spread, to_json
+from cifarkit.session import (
+    Training,
+    log_datasets,
+    nothing_lost,
+    params,
+    report,
+    splits_line,
+    tags,
+    train,
+)
+from cifarkit.subjects import scratch
+from cifarkit.training.data import Data
+from cifarkit.training.hardware import Hardware, choose_hardware
+
+
+def run_fits(request: FitRequest, runs: int, terminal: Terminal) -> FitRuns:
+    """Train with ``runs`` consecutive seeds from the request's on, and tell how far they differ.
+
+    Every training is a child run with its parameters, metrics and checkpoints. The parent holds the
+    statistics and, of the best one, the weights, figures and model: it can be asked like any other run.
+
+    Raises:
+        UsageError: several devices; errors otherwise as of `session.run_fit`.
+    """
+    seeds = range(request.seed, request.seed + runs)
+    name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}-{runs}-seeds"
+    parent = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
+    with scratch() as place:
+        folder = Path(place)
+        with nothing_lost(parent, folder, terminal), tracking.recording(parent):
+            hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
+            if hardware.world_size > 1:
+                raise UsageError("--runs works on one device; give --gpus 1")
+            with terminal.busy(f"reading {request.source.name}"):
+                data = request.load()
+            recipe = request.final_recipe(data, hardware)
+            with terminal.busy("opening the MLflow run"):
+                run_id = parent.start(tags(data, hardware) | {"cifarkit.runs": str(runs)})
+            terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
+            terminal.say(splits_line(data, recipe.batch_size))
+            log_datasets(parent, data)
+            trainings: list[Training] = []
+            for seed in seeds:
+                terminal.say(f"seed {seed}, {seed - request.seed + 1} of {runs}")
+                own = replace(request, seed=seed, recipe=recipe, run_name=f"{name}-seed{seed}")
+                trainings.append(_child(own, data, hardware, run_id, folder / f"seed{seed}", terminal))
+                # A range test is made once.
+                recipe = trainings[-1].recipe
+            parent.log_params(
+                params(request, recipe, data, hardware) | {"seed": f"{seeds[0]}-{seeds[-1]}", "runs": runs}
+            )
+            best = max(trainings, key=lambda training: training.result.best_val_acc)
+            summary = summarise([training.result for training in trainings])
+            summary = replace(summary, run_id=run_id, best_run_id=best.result.run_id)
+            parent.log_metrics(_metrics(summary))
+            parent.log_artifact(best.checkpoints / "best.ckpt", "checkpoints")
+            out = reports.Folder(folder / "report", run_id)
+            out.report("runs.json", to_json(summary))
+            report(replace(best, out=out), data, hardware, parent, folder, terminal)
+            return summary
+
+
+def _child(
+    request: FitRequest, data: Data, hardware: Hardware, parent: str, folder: Path, terminal: Terminal
+) -> Training:
+    recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
+    with nothing_lost(recorder, folder, terminal), tracking.recording(recorder):
+        recorder.start(tags(data, hardware) | {"mlflow.parentRunId": parent})
+        training = train(request, request.recipe, data, hardware, recorder, folder, terminal)
+        training.out.report("fit.json", to_json(training.result))
+        recorder.log_reports(training.out.written)
+        result = training.result
+        terminal.say(
+            f"{result.val_split} accuracy {percent(result.last_val_acc)} after "
+            f"{plural(result.epochs, 'epoch')}, {duration(result.train_seconds)} of training"
+        )
+        return training
+
+
+def summarise(fits: Sequence[FitResult]) -> FitRuns:
+    """What trainings that differ in their seeds came to; of at least one."""
+    first = fits[0]
+    to_target = [fit.time_to_target_seconds for fit in fits if fit.time_to_target_seconds is not None]
+    accuracy = spread([fit.last_val_acc for fit in fits])
+    train_seconds = spread([fit.train_seconds for fit in fits])
+    environment = tracking.environment_tags()
+    return FitRuns(
+        run_id=None,
+        date=date.today().isoformat(),
+        versions={
+            key.removeprefix("version."): value
+            for key, value in environment.items()
+            if key.startswith("version.")
+        },
+        seeds=tuple(fit.seed for fit in fits),
+        accuracy=accuracy,
+        train_seconds=train_seconds,
+        time_to_target_seconds=spread(to_target) if to_target else None,
+        targets_reached=None if first.target_acc is None else len(to_target),
+        best_run_id=None,
+        evidence=Evidence(
+            dataset=first.dataset,
+            accuracy_mean=accuracy.mean,
+            accuracy_std=accuracy.std,
+            runs=len(fits),
+            epochs=max(fit.epochs for fit in fits),
+            train_seconds=train_seconds.mean,
+            hardware=first.device,
+            command=environment["cifarkit.command"],
+        ),
+        fits=tuple(fits),
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Of at least one value."""
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return Spread(mean, 0.0, None, None)
+    from scipy.stats import t
+
+    std = statistics.stdev(values)
+    reach = float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
+    return Spread(mean, std, mean - reach, mean + reach)
+
+
+def _metrics(summary: FitRuns) -> dict[str, float | None]:
+    metrics: dict[str, float | None] = {
+        "best_val_acc": max(fit.best_val_acc for fit in summary.fits),
+        "targets_reached": summary.targets_reached,
+    }
+    for name in ("accuracy", "train_seconds", "time_to_target_seconds"):
+        values = getattr(summary, name)
+        if values:
+            metrics |= {f"{name}_mean": values.mean, f"{name}_std": values.std}
+            metrics |= {f"{name}_low": values.low, f"{name}_high": values.high}
+    return metrics
