@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 
+WAITING_TOO_LONG = 0.3
+
+
 class Terminal:
     """Speaks on stderr unless ``quiet``; answers on stdout.
 
@@ -114,6 +117,7 @@ class EpochTable:
         effort: how much work each epoch is, in any unit; from it and the time an epoch took follows the
             time left.
         ends: epochs after which the training may end: the last, or an earlier one at the target.
+        workers: whether processes load the images, for which a training may have to wait.
         validation: the work of a validation as a share of that of an epoch's training.
         val_split: what the validation numbers come from.
         target_acc: see `training.fit.fit`.
@@ -128,16 +132,18 @@ class EpochTable:
         *,
         validation: float,
         val_split: str,
+        workers: bool = False,
         target_acc: float | None = None,
         earlier: Sequence[EpochRow] = (),
     ) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
         self.terminal, self.effort, self.ends = terminal, effort, ends
+        self.workers = workers
         self.validation, self.val_split, self.target_acc = validation, val_split, target_acc
         self.rows: list[EpochRow] = list(earlier)
         self.first_report: tuple[int, float] | None = None
-        self.estimated = False
+        self.estimated = self.waited = False
         self.epoch_started = time.perf_counter()
         self.bar = Progress(
             SpinnerColumn(),
@@ -197,6 +203,12 @@ class EpochTable:
             self._live.update(self._render())
         else:
             self.terminal.say(self._line(row, best))
+        if self.workers and row.waiting_share > WAITING_TOO_LONG and not self.waited:
+            self.waited = True
+            self.terminal.warn(
+                f"{row.waiting_share:.0%} of the time the model waited for images; raise --workers, or leave "
+                "it out so that data that fits stays on the device"
+            )
         if self.target_acc and row.val_acc < self.target_acc and row.epoch in self.ends[:-1]:
             self.terminal.say(
                 f"{percent(self.target_acc)} is not reached: going on to epoch {self._end(row.epoch + 1)} "

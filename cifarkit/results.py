@@ -156,7 +156,8 @@ class RecipeTable:
 @dataclass(frozen=True)
 class EpochRow:
     """One finished epoch, counted from 1. ``val_split`` says what the validation numbers come from, and
-    ``image_side`` at how many pixels a side the network saw images at its end and in validation."""
+    ``image_side`` at how many pixels a side the network saw images at its end and in validation.
+    ``waiting_share`` is that of the steps' time in which the next batch was waited for."""
 
     epoch: int
     train_loss: float
@@ -167,6 +168,7 @@ class EpochRow:
     image_side: int
     lr: float
     images_per_second: float
+    waiting_share: float
     epoch_seconds: float
     train_seconds: float
 
@@ -266,6 +268,36 @@ class FitRuns:
     best_run_id: str | None
     evidence: Evidence
     fits: tuple[FitResult, ...]
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One measurement; ``share`` is of the machine's matrix product rate, or, of an overhead, of the time of
+    the steps that it adds to."""
+
+    name: str
+    value: float
+    unit: str
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """`bench`: what was measured, on which machine, with which versions, and where the figure is.
+
+    Attributes:
+        target: the training to a target accuracy, where one was asked for.
+    """
+
+    date: str
+    hardware: str
+    versions: dict[str, str]
+    dataset: str
+    recipe: str
+    batch_size: int
+    rows: tuple[BenchRow, ...]
+    target: FitResult | None
+    figure: str
 
 
 # -- analysis -------------------------------------------------------------------------------------

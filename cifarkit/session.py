@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cifarkit import figures, reports, tracking
 from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.console import EpochTable, Terminal, plural
@@ -17,6 +19,7 @@ from cifarkit.data.datasets import find_dataset
 from cifarkit.errors import Stopped, UsageError
 from cifarkit.followers import follow, is_follower, leave_plan
 from cifarkit.optim.schedules import training_ends
+from cifarkit.pipeline import fits_on_device
 from cifarkit.recipes import Recipe
 from cifarkit.request import FitRequest
 from cifarkit.results import EpochRow, FitResult, to_json
@@ -146,7 +149,7 @@ def train(
     if hardware.world_size > 1:
         leave_plan(request, recipe, data, folder, resume)
     try:
-        with _epoch_table(terminal, request, recipe, data, earlier) as shown:
+        with _epoch_table(terminal, request, recipe, data, hardware, earlier) as shown:
             result = fit(
                 recipe,
                 data,
@@ -187,7 +190,12 @@ def train(
 
 
 def _epoch_table(
-    terminal: Terminal, request: FitRequest, recipe: Recipe, data: Data, earlier: Sequence[EpochRow]
+    terminal: Terminal,
+    request: FitRequest,
+    recipe: Recipe,
+    data: Data,
+    hardware: Hardware,
+    earlier: Sequence[EpochRow],
 ) -> EpochTable:
     ends = training_ends(recipe.epochs, request.target_acc, request.max_epochs)
     views = 2 if mirrors(find_policy(recipe.policy)) else 1
@@ -199,6 +207,7 @@ def _epoch_table(
         # A forward pass is a third of a step.
         validation=views / 3 * len(data.val) / len(data.train),
         val_split=data.val.split,
+        workers=request.workers is not None or not fits_on_device(data.train, torch.device(hardware.device)),
         target_acc=request.target_acc,
         earlier=earlier,
     )

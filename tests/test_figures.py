@@ -18,7 +18,16 @@ from matplotlib.text import Text
 
 from cifarkit import figures
 from cifarkit.errors import CifarkitError
-from cifarkit.results import CalibrationBin, CamRow, ClassScore, EpochRow, Evaluation, LrCurve, Mistake
+from cifarkit.results import (
+    BenchRow,
+    CalibrationBin,
+    CamRow,
+    ClassScore,
+    EpochRow,
+    Evaluation,
+    LrCurve,
+    Mistake,
+)
 
 NAN = float("nan")
 ODD_NAMES = ("a_class_name_that_never_ends", "猫と犬", "$x^2$", "_private", "", "two\nlines", "\udcff", "🦊")
@@ -31,7 +40,9 @@ def pixels(count: int, channels: int = 3, seed: int = 0) -> np.ndarray:
 def epoch_rows(count: int) -> list[EpochRow]:
     accs = [0.5 + 0.4 * (1 - abs(epoch - 3) / 10) for epoch in range(1, count + 1)]
     return [
-        EpochRow(epoch, 2 / epoch, acc - 0.05, 1.8 / epoch, acc, "val", 32, 0.1, 1000.0, 1.0, 1.0 * epoch)
+        EpochRow(
+            epoch, 2 / epoch, acc - 0.05, 1.8 / epoch, acc, "val", 32, 0.1, 1000.0, 0.1, 1.0, 1.0 * epoch
+        )
         for epoch, acc in enumerate(accs, start=1)
     ]
 
@@ -124,6 +135,14 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         lr_curve(lrs=(0.1,), losses=(2.0,), smoothed=(2.0,), rules={"steepest": None}, suggestion=NAN)
     ),
     "lr_range_test empty": lambda: figures.lr_range_test(lr_curve(lrs=(), losses=(), smoothed=(), rules={})),
+    "bench_bars": lambda: figures.bench_bars(
+        [
+            BenchRow("matrix product", 100.0, "GFLOP/s"),
+            BenchRow("loader, 2 workers", 9000.0, "images/s"),
+            BenchRow("step at 32 pixels", 500.0, "images/s", 0.7),
+        ]
+    ),
+    "bench_bars none": lambda: figures.bench_bars([]),
     "lr_schedule": lambda: figures.lr_schedule([0.1, 0.2, 0.0], [0, 0.5, 1], "cosine"),
     "lr_schedule groups": lambda: figures.lr_schedule({"_head": [0.1, 0.2], "猫": [0.1, 0.1]}, [0, 1]),
     "lr_schedule one": lambda: figures.lr_schedule([0.1], [0]),

@@ -25,7 +25,7 @@ FLOORS = (
     ("subjects", "request"),
     ("reports", "followers"),
     ("session",),
-    ("repeats",),
+    ("repeats", "speed"),
     ("cli",),
     ("__main__",),
 )

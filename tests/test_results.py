@@ -18,7 +18,7 @@ RECORDS = [
 def row(**changes: float) -> EpochRow:
     whole = EpochRow(
         epoch=1, train_loss=1.5, train_acc=0.5, val_loss=1.0, val_acc=0.75, val_split="val", image_side=32,
-        lr=0.1, images_per_second=100.0, epoch_seconds=2.0, train_seconds=2.5,
+        lr=0.1, images_per_second=100.0, waiting_share=0.1, epoch_seconds=2.0, train_seconds=2.5,
     )  # fmt: skip
     return dataclasses.replace(whole, **changes)  # type: ignore[arg-type]
 

@@ -89,7 +89,8 @@ def add_run(client: Any) -> Callable[..., str]:
 def row(epoch: int, **changes: Any) -> EpochRow:
     numbers: dict[str, Any] = {
         "train_loss": 2.0 / epoch, "train_acc": 0.2 * epoch, "val_loss": 2.2 / epoch, "val_acc": 0.25 * epoch,
-        "lr": 0.1 / epoch, "images_per_second": 100.0, "epoch_seconds": 2.0, "train_seconds": 2.0 * epoch,
+        "lr": 0.1 / epoch, "images_per_second": 100.0, "waiting_share": 0.1,
+        "epoch_seconds": 2.0, "train_seconds": 2.0 * epoch,
     }  # fmt: skip
     return EpochRow(epoch=epoch, val_split="test", image_side=32, **(numbers | changes))
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from cifarkit import __version__
+from cifarkit.cli.bench import bench
 from cifarkit.cli.data import app as data
 from cifarkit.cli.evaluate import evaluate
 from cifarkit.cli.fit import fit
@@ -43,6 +44,7 @@ app.command("misclassified")(misclassified)
 app.command("gradcam")(gradcam)
 app.command("summary")(summary)
 app.command("recipes")(recipes)
+app.command("bench")(bench)
 
 
 def _show_version(wanted: bool) -> None:

@@ -28,9 +28,11 @@ RECORDS: dict[str, type] = {
     "recipes": results.RecipeTable,
     "lr-find": results.LrCurve,
     "fit": results.FitResult,
+    "fit --runs N": results.FitRuns,
     "eval": results.Evaluation,
     "misclassified": results.Misclassified,
     "gradcam": results.CamResult,
+    "bench": results.BenchResult,
 }
 
 
@@ -45,7 +47,11 @@ def render() -> str:
         parts.append(
             "| option | meaning | default | variable |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
         )
-        parts.append(f"`--json` prints: {_fields(RECORDS[name])}\n")
+        for key, record in RECORDS.items():
+            called, *option = key.split(" --")
+            if called == name:
+                flags = " ".join(f"--{flag}" for flag in (*option, "json"))
+                parts.append(f"`{flags}` prints: {_fields(record)}\n")
     nested = [_record_line(record) for record in _nested()]
     parts.append("### Records inside the JSON\n\n" + "\n".join(nested) + "\n")
     return "\n".join(parts)

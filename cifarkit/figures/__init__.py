@@ -4,6 +4,7 @@ The only home of matplotlib. Nothing here touches pyplot or any other global sta
 drawn from any thread. Images are uint8 (N, H, W, C) with C 1 (drawn in gray) or 3.
 """
 
+from cifarkit.figures.bars import bench_bars
 from cifarkit.figures.cams import cam_grid, overlay
 from cifarkit.figures.canvas import save
 from cifarkit.figures.curves import lr_range_test, lr_schedule, training_curves
@@ -11,6 +12,7 @@ from cifarkit.figures.grids import denormalize, image_grid, misclassified, previ
 from cifarkit.figures.scores import calibration, confusion_matrix, per_class
 
 __all__ = [
+    "bench_bars",
     "calibration",
     "cam_grid",
     "confusion_matrix",

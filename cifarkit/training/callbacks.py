@@ -69,13 +69,15 @@ class Reporter(pl.Callback):
         self.started = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.epoch_started = self.reported = time.perf_counter()
+        self.epoch_started = self.reported = self.idle_since = time.perf_counter()
+        self.waited = 0.0
         self.train_seconds = math.nan
         self.lrs = []
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self.waited += time.perf_counter() - self.idle_since
         self.lrs.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
     def on_train_batch_end(
@@ -89,6 +91,7 @@ class Reporter(pl.Callback):
                 observer.on_step(
                     trainer.current_epoch + 1, batch_idx + 1, int(trainer.num_training_batches), rate
                 )
+        self.idle_since = time.perf_counter()
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if torch.cuda.is_available() and module.device.type == "cuda":
@@ -112,6 +115,7 @@ class Reporter(pl.Callback):
             image_side=module.side,
             lr=self.lrs[-1][0],
             images_per_second=self._images(module, int(trainer.num_training_batches)) / self.train_seconds,
+            waiting_share=self.waited / self.train_seconds,
             epoch_seconds=now - self.epoch_started,
             train_seconds=self.earlier_seconds + now - self.started,
         )

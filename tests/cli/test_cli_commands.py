@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from itertools import permutations
@@ -53,6 +54,11 @@ COMMANDS = {
     "data preview": (["digits", "--count", "2", "--rows", "1"], results.PreviewResult, is_figure),
     "summary": (["small-cnn", "--image-size", "8", "--channels", "1"], results.ModelTable, str.isdigit),
     "lr-find": (["--dataset", "digits", "--steps", "60"], results.LrCurve, is_rate),
+    "bench": (
+        ["--dataset", "digits", "--seconds", "0.1", "--target-acc", "0.5"],
+        results.BenchResult,
+        is_path,
+    ),
     "eval": ([], results.Evaluation, is_share),
     "misclassified": (["--limit", "2"], results.Misclassified, is_figure),
     "gradcam": (["--limit", "2"], results.CamResult, is_figure),
@@ -105,6 +111,22 @@ def test_stats_as_json(cli: Cli, digits: ImageSet) -> None:
     train, test = stats["splits"]
     assert (train["samples"], test["samples"]) == (1437, 360)
     assert train["class_counts"] == digits.class_counts()
+
+
+def test_bench_writes_what_it_shows(cli: Cli, tmp_path: Path) -> None:
+    command = ("bench", "--dataset", "digits", "--seconds", "0.1", "--output", "here", "--json")
+    outcome = cli(*command, "--workers", "1").succeeded()
+    result = outcome.validated(results.BenchResult)
+    assert json.loads((tmp_path / "here" / "bench.json").read_text()) == result
+    assert is_figure(result["figure"])
+    rows = {row["name"]: row for row in result["rows"]}
+    assert {"matrix product", "memory copy", "loader, 1 worker", "step at 8 pixels"} <= set(rows)
+    assert all(row["value"] > 0 for row in rows.values() if row["unit"] in ("images/s", "GFLOP/s", "GB/s"))
+    assert rows["augmentation, batched"]["value"] > rows["augmentation, albumentations"]["value"]
+    assert 0 < rows["step at 8 pixels"]["share"] < 1
+    assert result["target"] is None
+    for name in rows:
+        assert name in outcome.err or name.split()[0] in outcome.err
 
 
 # -- data and models ------------------------------------------------------------------------------
@@ -179,7 +201,7 @@ def test_fit_tells_of_every_epoch_in_plain_lines(first_fit: tuple[Path, Outcome]
     assert "\x1b" not in text
     assert "Warning" not in text
     table = text[text.index("epoch ") :].splitlines()
-    assert [line.split()[0] for line in table[1:3]] == ["1", "2"]
+    assert [line.split()[0] for line in table if line.startswith("    ")] == ["1", "2"]
 
 
 def test_run_by_id_prefix_last_best_and_checkpoint_agree(cli: Cli, trained: Trained) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,22 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
     alone = cli(*FIT, "--epochs", "2", "--seed", "4", "--json").succeeded().validated(results.FitResult)
     assert alone["rows"][-1]["val_acc"] == accuracies[1]
     assert alone["rows"][-1]["train_loss"] == fits[1]["rows"][-1]["train_loss"]
+
+
+def test_a_slow_loader_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cifarkit.augment.per_image import PerImage
+
+    plain = PerImage.__call__
+
+    def slow(self: PerImage, *arguments: object) -> object:
+        time.sleep(0.001)
+        return plain(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PerImage, "__call__", slow)
+    outcome = cli(*FIT, "--epochs", "2", "--workers", "0").succeeded()
+    assert outcome.err.count("of the time the model waited for images; raise --workers") == 1
+    quick = cli(*FIT, "--epochs", "2").succeeded()
+    assert "waited" not in quick.err
 
 
 def test_every_option_reaches_the_run(cli: Cli, tmp_path: Path) -> None:

@@ -116,12 +116,15 @@ def watcher() -> type[Watcher]:
     return Watcher
 
 
+TIMES = ("images_per_second", "waiting_share", "epoch_seconds", "train_seconds")
+
+
 @pytest.fixture
 def without_times() -> Callable[[Sequence[EpochRow]], list[EpochRow]]:
     """Rows with everything that two equal trainings may differ in set to 0."""
 
     def stripped(rows: Sequence[EpochRow]) -> list[EpochRow]:
-        return [replace(r, images_per_second=0.0, epoch_seconds=0.0, train_seconds=0.0) for r in rows]
+        return [replace(row, **dict.fromkeys(TIMES, 0.0)) for row in rows]
 
     return stripped
 

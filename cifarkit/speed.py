@@ -1,0 +1,122 @@
+"""One `bench` from beginning to end: measurements, figure, report."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from cifarkit import figures, reports, tracking
+from cifarkit.console import EpochTable, Terminal
+from cifarkit.data.datasets import Dataset
+from cifarkit.errors import UsageError
+from cifarkit.recipes import Recipe
+from cifarkit.results import BenchResult, BenchRow, FitResult, to_json
+from cifarkit.subjects import scratch
+from cifarkit.training import bench
+from cifarkit.training.callbacks import Observer
+from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, load_data
+from cifarkit.training.fit import fit
+from cifarkit.training.hardware import Hardware, choose_hardware
+
+LR_WITHOUT_RANGE_TEST = 1e-3
+
+
+def run_bench(
+    source: Dataset,
+    recipe: Recipe,
+    data_dir: Path,
+    terminal: Terminal,
+    *,
+    own_batch_size: bool,
+    target: tuple[float, Recipe] | None,
+    seconds: float,
+    workers: int,
+    seed: int,
+    gpus: int | None,
+    output: Path,
+) -> tuple[BenchResult, Path]:
+    """Measure augmentation, steps, loader, overheads and, with a target, a whole training to it.
+
+    Returns:
+        The result, and the path of its JSON report.
+
+    Raises:
+        CifarkitError: as data, recipe and training can raise.
+    """
+    hardware = choose_hardware(gpus, precision=recipe.precision)
+    if hardware.world_size > 1:
+        raise UsageError("bench works on one device; give --gpus 1")
+    with terminal.busy(f"reading {source.name}"):
+        data = load_data(source, data_dir, seed=seed)
+    if not own_batch_size:
+        recipe = fit_batch_to_data(recipe, len(data.train))
+    check_recipe_fits(recipe, data)
+    # Speed does not depend on the rate, so that nobody has to wait for a range test.
+    recipe = replace(recipe, lr=recipe.lr or LR_WITHOUT_RANGE_TEST)
+    with terminal.busy("measuring the machine"):
+        rows = bench.measure_limits(hardware, seconds)
+    with terminal.busy("measuring augmentation and loader"):
+        rows += bench.measure_augmentation(recipe, data, hardware, seconds)
+        rows += bench.measure_loader(recipe, data, hardware, workers, seconds)
+    with terminal.busy("measuring steps"):
+        rows += bench.measure_steps(recipe, data, hardware, rows[0].value * 1e9, seconds)
+    with terminal.busy("measuring overheads"):
+        rows += _overheads(recipe, data, hardware)
+    reached = None
+    if target:
+        goal, planned = target
+        planned = replace(planned, batch_size=recipe.batch_size, lr=recipe.lr)
+        with terminal.busy(f"training to {goal:g}"):
+            reached = _to_target(planned, data, hardware, goal, seed)
+    out = reports.Folder(output)
+    title = f"{recipe.name} on {data.train.short_name}, {hardware.describe()}"
+    figure = out.figure("bench", figures.bench_bars(rows, title))
+    versions = tracking.environment_tags()
+    result = BenchResult(
+        date=date.today().isoformat(),
+        hardware=hardware.describe(),
+        versions={k.removeprefix("version."): v for k, v in versions.items() if k.startswith("version.")},
+        dataset=data.name,
+        recipe=recipe.name,
+        batch_size=recipe.batch_size,
+        rows=tuple(rows),
+        target=reached,
+        figure=str(figure),
+    )
+    return result, out.report("bench.json", to_json(result))
+
+
+def _overheads(recipe: Recipe, data: Data, hardware: Hardware) -> list[BenchRow]:
+    """With everything that watches a `fit`, recording into a store that goes away."""
+    silent = Terminal(quiet=True)
+    with scratch() as place:
+        recorders: list[tracking.RunRecorder] = []
+        names = itertools.count()
+
+        def observed(folder: Path) -> Sequence[Observer]:
+            recorder = tracking.RunRecorder(f"sqlite:///{place}/mlflow.db", "bench", f"bench-{next(names)}")
+            recorder.start({})
+            recorders.append(recorder)
+            return [EpochTable(silent, [1.0] * 3, [3], validation=0, val_split=data.val.split), recorder]
+
+        try:
+            return bench.measure_overheads(recipe, data, hardware, Path(place), observed)
+        finally:
+            for recorder in recorders:
+                recorder.close("FINISHED")
+
+
+def _to_target(recipe: Recipe, data: Data, hardware: Hardware, target_acc: float, seed: int) -> FitResult:
+    with scratch() as place:
+        return fit(
+            recipe,
+            data,
+            hardware,
+            Path(place),
+            seed=seed,
+            target_acc=target_acc,
+            max_epochs=3 * recipe.epochs,
+        )

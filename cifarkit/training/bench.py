@@ -1,0 +1,232 @@
+"""How fast this machine trains, part by part, against what its arithmetic and memory allow."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifarkit.augment.policies import find_policy
+from cifarkit.optim import build_optimizer
+from cifarkit.pipeline import resize, train_loader
+from cifarkit.recipes import Recipe, scaled_side
+from cifarkit.results import BenchRow
+from cifarkit.training.callbacks import Observer
+from cifarkit.training.data import Data, build_network
+from cifarkit.training.fit import fit
+from cifarkit.training.hardware import Hardware, reuse_freed_memory
+from cifarkit.training.summary import model_table
+
+ROUNDS = 3
+MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
+COPIED_BYTES = {"cpu": 2**28, "cuda": 2**31}
+STEPS_PER_EPOCH = 8  # of the trainings that overheads are taken from
+
+
+def measure_limits(hardware: Hardware, seconds: float) -> list[BenchRow]:
+    """What the machine can do: the rate of large matrix products, and of copying memory."""
+    device = torch.device(hardware.device)
+    side, count = MATRIX_SIDE[device.type], COPIED_BYTES[device.type]
+    kind = torch.bfloat16 if hardware.precision == "bf16" else torch.float32
+    a, b = torch.randn(2, side, side, device=device, dtype=kind)
+    source = torch.ones(count, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    product = _seconds(lambda: torch.mm(a, b), seconds, device)
+    copy = _seconds(lambda: target.copy_(source), seconds, device)
+    return [
+        BenchRow("matrix product", 2 * side**3 / product / 1e9, "GFLOP/s"),
+        # Read once and written once.
+        BenchRow("memory copy", 2 * count / copy / 1e9, "GB/s"),
+    ]
+
+
+def measure_augmentation(recipe: Recipe, data: Data, hardware: Hardware, seconds: float) -> list[BenchRow]:
+    """Images per second of both augmentation backends, each as a training would use it."""
+    rows = []
+    for name, workers in (("batched", None), ("albumentations", 0)):
+        rate = _loader_rate(recipe, data, torch.device(hardware.device), workers, seconds)
+        rows.append(BenchRow(f"augmentation, {name}", rate, "images/s"))
+    return rows
+
+
+def measure_loader(
+    recipe: Recipe, data: Data, hardware: Hardware, workers: int, seconds: float
+) -> list[BenchRow]:
+    """Images per second that worker processes deliver."""
+    rate = _loader_rate(recipe, data, torch.device(hardware.device), workers, seconds)
+    return [BenchRow(f"loader, {workers} worker{'s' if workers > 1 else ''}", rate, "images/s")]
+
+
+def measure_steps(
+    recipe: Recipe, data: Data, hardware: Hardware, flops_per_second: float, seconds: float
+) -> list[BenchRow]:
+    """Images per second of whole optimiser steps at every image size of the recipe.
+
+    ``share`` is that of ``flops_per_second`` which the network's convolutions and products used; backward
+    is counted as twice the forward pass.
+    """
+    reuse_freed_memory()
+    device = torch.device(hardware.device)
+    shape, classes = data.preprocessing.image_shape, len(data.preprocessing.classes)
+    network = build_network(recipe, data).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    assert recipe.lr is not None
+    optimizer = build_optimizer(
+        recipe.optimizer, network, recipe.lr * 1e-3, recipe.weight_decay, recipe.batch_size
+    )
+    images = torch.randn(recipe.batch_size, *shape, device=device)
+    labels = torch.randint(0, classes, (recipe.batch_size,), device=device)
+    rows = []
+    for side in sorted({scaled_side(shape[1], scale) for scale in recipe.image_scale}):
+        step = _step(network, optimizer, resize(images, side), labels, hardware.precision)
+        rate = recipe.batch_size / _seconds(step, seconds, device)
+        _, table = model_table(recipe.model, (shape[0], side, side), classes)
+        rows.append(
+            BenchRow(f"step at {side} pixels", rate, "images/s", 3 * table.flops * rate / flops_per_second)
+        )
+    return rows
+
+
+def _step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, precision: str
+) -> Callable[[], None]:
+    def step() -> None:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = F.cross_entropy(network(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def measure_overheads(
+    recipe: Recipe,
+    data: Data,
+    hardware: Hardware,
+    folder: Path,
+    observed: Callable[[Path], Sequence[Observer]],
+) -> list[BenchRow]:
+    """What Lightning's loop, checkpoints, tracking and progress add to the time of a training's steps.
+
+    Three ways of training the same steps take turns: a bare loop, `fit` alone, `fit` with observers, and
+    their medians are compared. ``share`` is of the bare loop's time for a step, or for a whole epoch.
+
+    Args:
+        observed: makes the observers of one training, given a folder of its own.
+    """
+    some = data.train.take(range(min(len(data.train), STEPS_PER_EPOCH * recipe.batch_size)))
+    small = replace(data, train=some, val=data.val.take(range(1)))
+    # The smallest images: the shorter a step, the more an overhead shows.
+    recipe = replace(recipe, epochs=3, image_scale=recipe.image_scale[:1], keep_hardest=(1.0,))
+    steps = len(some) // recipe.batch_size
+    bare: list[float] = []
+    alone: list[tuple[float, float]] = []
+    watched: list[tuple[float, float]] = []
+    for turn in range(ROUNDS):
+        place = folder / str(turn)
+        bare += (epoch / steps for epoch in _bare_epochs(recipe, small, hardware))
+        alone += _epochs(recipe, small, hardware, place / "alone", ())
+        watched += _epochs(recipe, small, hardware, place / "watched", observed(place))
+    step = statistics.median(bare)
+    (step_alone, rest_alone), (step_watched, rest_watched) = (
+        tuple(map(statistics.median, zip(*epochs, strict=True))) for epochs in (alone, watched)
+    )
+    epoch = step * (len(data.train) // recipe.batch_size)
+
+    def row(name: str, seconds: float, of: float, unit: str) -> BenchRow:
+        return BenchRow(name, 1e3 * seconds, unit, seconds / of)
+
+    return [
+        row("Lightning's loop", step_alone - step, step, "ms/step"),
+        row("tracking and progress", step_watched - step_alone, step, "ms/step"),
+        row("checkpoints", rest_alone, epoch, "ms/epoch"),
+        row("tracking and progress", rest_watched - rest_alone, epoch, "ms/epoch"),
+    ]
+
+
+def _epochs(
+    recipe: Recipe, data: Data, hardware: Hardware, folder: Path, observers: Sequence[Observer]
+) -> list[tuple[float, float]]:
+    """Of each epoch but the first, which warms up: seconds of a step, and of what comes after the steps."""
+    rows = fit(recipe, data, hardware, folder, observers=observers).rows
+    steps = len(data.train) // recipe.batch_size
+    spent = []
+    for before, row in pairwise(rows):
+        step = recipe.batch_size / row.images_per_second
+        spent.append((step, row.train_seconds - before.train_seconds - steps * step))
+    return spent
+
+
+def _bare_epochs(recipe: Recipe, data: Data, hardware: Hardware) -> list[float]:
+    device = torch.device(hardware.device)
+    network = build_network(recipe, data).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    assert recipe.lr is not None
+    optimizer = build_optimizer(recipe.optimizer, network, recipe.lr, recipe.weight_decay, recipe.batch_size)
+    loader = _loader(recipe, data, device, None)
+    side = scaled_side(data.preprocessing.image_shape[1], recipe.image_scale[0])
+    seconds = []
+    for _ in range(recipe.epochs):
+        begin = time.perf_counter()
+        for images, labels in loader:
+            _step(network, optimizer, resize(images, side), labels, hardware.precision)()
+        _finish(device)
+        seconds.append(time.perf_counter() - begin)
+    return seconds[1:]
+
+
+def _loader(recipe: Recipe, data: Data, device: torch.device, workers: int | None) -> Any:
+    return train_loader(
+        data.train,
+        find_policy(recipe.policy),
+        data.preprocessing,
+        batch_size=recipe.batch_size,
+        seed=0,
+        device=device,
+        workers=workers,
+    )
+
+
+def _loader_rate(
+    recipe: Recipe, data: Data, device: torch.device, workers: int | None, seconds: float
+) -> float:
+    """Images per second after the first batch, for which worker processes start."""
+    batches = iter(_loader(recipe, data, device, workers))
+    next(batches)
+    begin, images = time.perf_counter(), 0
+    for batch, _ in batches:
+        images += len(batch)
+        if time.perf_counter() - begin > seconds:
+            break
+    _finish(device)
+    return images / (time.perf_counter() - begin)
+
+
+def _seconds(call: Callable[[], object], at_least: float, device: torch.device) -> float:
+    """The median time of a call over several rounds, which together take about ``at_least`` seconds."""
+    call()
+    _finish(device)
+    begin = time.perf_counter()
+    call()
+    _finish(device)
+    calls = max(1, round(at_least / ROUNDS / max(1e-6, time.perf_counter() - begin)))
+    times = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        for _ in range(calls):
+            call()
+        _finish(device)
+        times.append((time.perf_counter() - begin) / calls)
+    return statistics.median(times)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
