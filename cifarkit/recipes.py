@@ -128,10 +128,11 @@ RECIPES: dict[str, Recipe] = {
             lr=0.15,
             weight_decay=1e-3,
             schedule=Linear(),
-            epochs=6,
+            epochs=7,
             batch_size=500,
             label_smoothing=0.2,
-            image_scale=(0.5, 0.5, 0.625, 0.75, 0.875, 1.0),
+            image_scale=(0.5, 0.5, 0.5, 0.625, 0.75, 0.875, 1.0),
+            keep_hardest=(1.0, 1.0, 0.7, 0.7, 0.7, 0.7, 0.7),
             evidence=(
                 Evidence(
                     dataset="cifar10",
