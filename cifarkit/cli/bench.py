@@ -7,10 +7,14 @@ from typing import Annotated
 
 from cifarkit.cli import options
 from cifarkit.cli.choices import resolve
-from cifarkit.cli.fit import TargetAcc, check_target, plan
+from cifarkit.cli.fit import check_target, plan
 from cifarkit.console import Terminal, duration, percent
 from cifarkit.results import BenchResult, BenchRow
 
+TargetAcc = Annotated[
+    float | None,
+    options.option("--target-acc", "Also train until this validation accuracy, a fraction, and time it."),
+]
 Seconds = Annotated[float, options.option("--seconds", "Length of each measurement.", min=0.1)]
 Workers = Annotated[int, options.option("--workers", "Worker processes of the loader's measurement.", min=1)]
 
