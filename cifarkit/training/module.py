@@ -73,12 +73,6 @@ class Classifier(pl.LightningModule):
             self.order.note(batch_index, F.cross_entropy(logits.detach().float(), labels, reduction="none"))
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        if self.trainer.world_size > 1 and min(self.recipe.keep_hardest) < 1:
-            shown = self.order.shown.to(self.device)
-            images, losses = self.all_gather((shown, self.order.losses.to(self.device)[shown]))
-            self.order.losses[images.flatten()] = losses.flatten().to(self.order.losses.device)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["losses"] = self.order.losses
 
@@ -87,6 +81,11 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.val_totals.reset()
+        # Now, because the checkpoint that follows validation holds them.
+        if self.trainer.world_size > 1 and min(self.recipe.keep_hardest) < 1:
+            shown = self.order.shown[: len(self.order) * self.order.batch_size].to(self.device)
+            images, losses = self.all_gather((shown, self.order.losses.to(self.device)[shown]))
+            self.order.losses[images.flatten()] = losses.flatten().to(self.order.losses.device)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         images, labels = batch

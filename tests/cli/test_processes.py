@@ -10,6 +10,7 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 from cli_harness import ARTIFACTS, PATIENCE_SECONDS, Outcome, Store, artifact_names, environment, history
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -19,8 +20,12 @@ Cli = Callable[..., Outcome]
 # Lightning starts the second process with the same command line, so it gets the same two devices.
 TWO_DEVICES = """
 import sys
+from dataclasses import replace
 from cifarkit import cli, followers, session
+from cifarkit.recipes import RECIPES
 from cifarkit.training.hardware import Hardware
+
+RECIPES["digits"] = replace(RECIPES["digits"], keep_hardest=(1.0, 0.5))
 
 for module in (followers, session):
     module.choose_hardware = lambda gpus, nodes, precision: Hardware("cpu", 2, nodes, "fp32")
@@ -53,6 +58,10 @@ def test_two_processes_train_one_network(cli: Cli, tmp_path: Path) -> None:
     assert found.data.params["world_size"] == "2"
     assert [step for step, _ in history(client, outcome.line, "val/acc")] == [1, 2]
     assert ARTIFACTS | {"figures/lr_range_test.png"} <= artifact_names(client, outcome.line)
+    # Each of the two knows the losses of the images that the other was shown.
+    checkpoint = client.download_artifacts(outcome.line, "checkpoints/last.ckpt", str(tmp_path))
+    losses = torch.load(checkpoint, weights_only=True)["losses"]
+    assert losses.isfinite().sum() >= 1437 // 64 * 64
     # Every test image was counted once, by one of the two.
     scores = cli("eval", "--json").succeeded().data
     assert scores["top1"] == pytest.approx(found.data.metrics["best_val_acc"])
