@@ -6,6 +6,7 @@ it is first needed, so that ``--help`` need not wait for it.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -45,6 +46,15 @@ class Terminal:
             force_terminal=self.live,
             soft_wrap=not sys.stderr.isatty(),
         )
+
+    @classmethod
+    def unseen(cls) -> Terminal:
+        """A live terminal that draws everything and shows it to nobody: to measure what drawing costs."""
+        from rich.console import Console
+
+        terminal = cls()
+        terminal.live, terminal.console = True, Console(file=io.StringIO(), force_terminal=True)
+        return terminal
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)

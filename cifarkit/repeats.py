@@ -39,8 +39,8 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal) -> FitRuns:
         UsageError: several devices; errors otherwise as of `session.run_fit`.
     """
     seeds = range(request.seed, request.seed + runs)
-    name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}-{runs}-seeds"
-    parent = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
+    name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}"
+    parent = tracking.RunRecorder(request.tracking_uri, request.experiment, f"{name}-{runs}-seeds")
     with scratch() as place:
         folder = Path(place)
         with nothing_lost(parent, folder, terminal), tracking.recording(parent):

@@ -32,7 +32,7 @@ from cifarkit.training.hardware import Hardware, choose_hardware
 from cifarkit.training.summary import model_table
 
 
-class _Uploader:
+class Uploader:
     """Copies the checkpoints into the run after every epoch, and keeps the learning rates for a figure."""
 
     def __init__(self, recorder: tracking.RunRecorder, folder: Path) -> None:
@@ -143,7 +143,7 @@ def train(
     text, _ = model_table(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
     recorder.log_text(text, "summary.txt")
     checkpoints = folder / "checkpoints"
-    uploader = _Uploader(recorder, checkpoints)
+    uploader = Uploader(recorder, checkpoints)
     earlier = resumed.story.rows if resumed else ()
     resume = resumed.checkpoint if resumed else None
     if hardware.world_size > 1:
@@ -245,33 +245,22 @@ def report(
 ) -> None:
     """Everything that a run shows beside its metrics, from the best weights."""
     with terminal.busy("drawing the figures and exporting the model"):
-        _report(training, data, hardware, recorder, folder, terminal)
-
-
-def _report(
-    training: Training,
-    data: Data,
-    hardware: Hardware,
-    recorder: tracking.RunRecorder,
-    folder: Path,
-    terminal: Terminal,
-) -> None:
-    result, out = training.result, training.out
-    reports.report_training(result, data, training.recipe, training.lrs, out)
-    out.report("fit.json", to_json(result))
-    subject = Subject(load_checkpoint(training.checkpoints / "best.ckpt"), data.val, result.run_id)
-    predictions = subject.predict(device=hardware.device)
-    reports.report_evaluation(subject, predictions, out)
-    mistakes = reports.report_mistakes(subject, predictions, out).mistakes[: reports.FIGURE_IMAGES]
-    chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes])
-    try:
-        if mistakes:
-            reports.report_cams(subject, out, chosen, device=hardware.device)
-    except Exception as error:  # whatever a new network does to the maps, its training is done and counts
-        terminal.warn(f"no class activation maps: {error}")
-    recorder.log_reports(out.written)
-    tracking.save_model(subject.checkpoint.network.cpu(), subject.story.preprocessing, folder / "model")
-    recorder.log_folder(folder / "model", "model")
+        result, out = training.result, training.out
+        reports.report_training(result, data, training.recipe, training.lrs, out)
+        out.report("fit.json", to_json(result))
+        subject = Subject(load_checkpoint(training.checkpoints / "best.ckpt"), data.val, result.run_id)
+        predictions = subject.predict(device=hardware.device)
+        reports.report_evaluation(subject, predictions, out)
+        mistakes = reports.report_mistakes(subject, predictions, out).mistakes[: reports.FIGURE_IMAGES]
+        chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes])
+        try:
+            if mistakes:
+                reports.report_cams(subject, out, chosen, device=hardware.device)
+        except Exception as error:  # whatever a new network does to the maps, its training is done and counts
+            terminal.warn(f"no class activation maps: {error}")
+        recorder.log_reports(out.written)
+        tracking.save_model(subject.checkpoint.network.cpu(), subject.story.preprocessing, folder / "model")
+        recorder.log_folder(folder / "model", "model")
 
 
 @dataclass(frozen=True)

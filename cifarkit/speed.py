@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -12,10 +12,12 @@ from cifarkit import figures, reports, tracking
 from cifarkit.console import EpochTable, Terminal
 from cifarkit.data.datasets import Dataset
 from cifarkit.errors import UsageError
+from cifarkit.optim.schedules import PATIENCE
 from cifarkit.recipes import Recipe
 from cifarkit.results import BenchResult, BenchRow, FitResult, to_json
+from cifarkit.session import Uploader
 from cifarkit.subjects import scratch
-from cifarkit.training import bench
+from cifarkit.training import bench, lr_find
 from cifarkit.training.callbacks import Observer
 from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, load_data
 from cifarkit.training.fit import fit
@@ -68,8 +70,10 @@ def run_bench(
     reached = None
     if target:
         goal, planned = target
-        planned = replace(planned, batch_size=recipe.batch_size, lr=recipe.lr)
         with terminal.busy(f"training to {goal:g}"):
+            # To a target the rate matters.
+            lr = planned.lr or lr_find.find_lr(planned, data, hardware, seed=seed).suggestion
+            planned = replace(planned, batch_size=recipe.batch_size, lr=lr)
             reached = _to_target(planned, data, hardware, goal, seed)
     out = reports.Folder(output)
     title = f"{recipe.name} on {data.train.short_name}, {hardware.describe()}"
@@ -90,23 +94,21 @@ def run_bench(
 
 
 def _overheads(recipe: Recipe, data: Data, hardware: Hardware) -> list[BenchRow]:
-    """With everything that watches a `fit`, recording into a store that goes away."""
-    silent = Terminal(quiet=True)
+    """With everything that watches a `fit` on a terminal, recording into a store that goes away."""
     with scratch() as place:
-        recorders: list[tracking.RunRecorder] = []
-        names = itertools.count()
+        store, artifacts = f"sqlite:///{place}/mlflow.db", Path(place, "artifacts").as_uri()
+        tracking.connect(store).create_experiment("bench", artifact_location=artifacts)
 
-        def observed(folder: Path) -> Sequence[Observer]:
-            recorder = tracking.RunRecorder(f"sqlite:///{place}/mlflow.db", "bench", f"bench-{next(names)}")
-            recorder.start({})
-            recorders.append(recorder)
-            return [EpochTable(silent, [1.0] * 3, [3], validation=0, val_split=data.val.split), recorder]
+        @contextmanager
+        def observed(checkpoints: Path) -> Iterator[Sequence[Observer]]:
+            recorder = tracking.RunRecorder(store, "bench")
+            with tracking.recording(recorder):
+                recorder.start({})
+                table = EpochTable(Terminal.unseen(), [1.0] * 3, [3], validation=0, val_split=data.val.split)
+                with table:
+                    yield [table, recorder, Uploader(recorder, checkpoints)]
 
-        try:
-            return bench.measure_overheads(recipe, data, hardware, Path(place), observed)
-        finally:
-            for recorder in recorders:
-                recorder.close("FINISHED")
+        return bench.measure_overheads(recipe, data, hardware, Path(place), observed)
 
 
 def _to_target(recipe: Recipe, data: Data, hardware: Hardware, target_acc: float, seed: int) -> FitResult:
@@ -118,5 +120,5 @@ def _to_target(recipe: Recipe, data: Data, hardware: Hardware, target_acc: float
             Path(place),
             seed=seed,
             target_acc=target_acc,
-            max_epochs=3 * recipe.epochs,
+            max_epochs=PATIENCE * recipe.epochs,
         )

@@ -13,10 +13,9 @@ from cifarkit.cli import options
 from cifarkit.cli.choices import resolve
 from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.errors import TargetNotReached, UsageError
+from cifarkit.optim.schedules import PATIENCE
 from cifarkit.recipes import RECIPES, Recipe
 from cifarkit.results import FitResult, FitRuns, Spread
-
-PATIENCE = 3
 
 Epochs = Annotated[
     int | None,
@@ -233,7 +232,7 @@ def _tell_runs(terminal: Terminal, summary: FitRuns) -> None:
     from rich.table import Table
 
     def measured(name: str, values: Spread, show: Callable[[float], str]) -> None:
-        interval = f"{show(values.low)} to {show(values.high)}" if values.low and values.high else ""
+        interval = " to ".join(show(end) for end in (values.low, values.high) if end is not None)
         table.add_row(name, show(values.mean), show(values.std), interval)
 
     table = Table(box=None, pad_edge=False)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 RESTART = 0.5
+PATIENCE = 3  # times the planned epochs that a target is pursued for, where nobody says how long
 MOMENTUM_AT_ENDS, MOMENTUM_AT_PEAK = 0.95, 0.85  # of a OneCycle
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -78,6 +79,7 @@ def measure_steps(
     shape, classes = data.preprocessing.image_shape, len(data.preprocessing.classes)
     network = build_network(recipe, data).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     assert recipe.lr is not None
+    # Hardly any rate: many steps on one batch of noise would make numbers that take longer to compute with.
     optimizer = build_optimizer(
         recipe.optimizer, network, recipe.lr * 1e-3, recipe.weight_decay, recipe.batch_size
     )
@@ -112,7 +114,7 @@ def measure_overheads(
     data: Data,
     hardware: Hardware,
     folder: Path,
-    observed: Callable[[Path], Sequence[Observer]],
+    observed: Callable[[Path], AbstractContextManager[Sequence[Observer]]],
 ) -> list[BenchRow]:
     """What Lightning's loop, checkpoints, tracking and progress add to the time of a training's steps.
 
@@ -120,7 +122,8 @@ def measure_overheads(
     their medians are compared. ``share`` is of the bare loop's time for a step, or for a whole epoch.
 
     Args:
-        observed: makes the observers of one training, given a folder of its own.
+        observed: the observers of one training, given the folder of its checkpoints; whatever they do in the
+            background ends with the context, so that it does not slow the trainings they do not watch.
     """
     some = data.train.take(range(min(len(data.train), STEPS_PER_EPOCH * recipe.batch_size)))
     small = replace(data, train=some, val=data.val.take(range(1)))
@@ -134,7 +137,8 @@ def measure_overheads(
         place = folder / str(turn)
         bare += (epoch / steps for epoch in _bare_epochs(recipe, small, hardware))
         alone += _epochs(recipe, small, hardware, place / "alone", ())
-        watched += _epochs(recipe, small, hardware, place / "watched", observed(place))
+        with observed(place / "watched") as observers:
+            watched += _epochs(recipe, small, hardware, place / "watched", observers)
     step = statistics.median(bare)
     (step_alone, rest_alone), (step_watched, rest_watched) = (
         tuple(map(statistics.median, zip(*epochs, strict=True))) for epochs in (alone, watched)

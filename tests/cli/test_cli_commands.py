@@ -119,6 +119,7 @@ def test_bench_writes_what_it_shows(cli: Cli, tmp_path: Path) -> None:
     result = outcome.validated(results.BenchResult)
     assert json.loads((tmp_path / "here" / "bench.json").read_text()) == result
     assert is_figure(result["figure"])
+    assert {path.name for path in tmp_path.iterdir()} == {"here"}
     rows = {row["name"]: row for row in result["rows"]}
     assert {"matrix product", "memory copy", "loader, 1 worker", "step at 8 pixels"} <= set(rows)
     assert all(row["value"] > 0 for row in rows.values() if row["unit"] in ("images/s", "GFLOP/s", "GB/s"))
