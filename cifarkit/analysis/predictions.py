@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cifarkit.data.image_set import ImageSet
 from cifarkit.models import one_view
+from cifarkit.models.speednet import shifted
 from cifarkit.pipeline import Preprocessing, eval_loader, resize
 
 TTA_SHIFT = 1
@@ -92,8 +93,4 @@ def _views(network: nn.Module, images: Tensor, mirror: bool) -> Tensor:
             mean: Tensor = (network(batch) + network(batch.flip(3))) / 2 if mirror else network(batch)
         return mean
 
-    shift, (height, width) = TTA_SHIFT, images.shape[2:]
-    padded = nn.functional.pad(images, (shift,) * 4, mode="reflect")
-    up_left = padded[:, :, :height, :width]
-    down_right = padded[:, :, 2 * shift :, 2 * shift :]
-    return both(images) / 2 + (both(up_left) + both(down_right)) / 4
+    return both(images) / 2 + (both(shifted(images, TTA_SHIFT)) + both(shifted(images, -TTA_SHIFT))) / 4

@@ -107,22 +107,22 @@ def find_model(name: str) -> Model:
     return MODELS[name]
 
 
-def allow_mirror(network: nn.Module, allowed: bool) -> nn.Module:
-    """The network, told whether it may average over mirrored views if it is one that does."""
-    if hasattr(network, "mirror"):
-        network.mirror = allowed  # type: ignore[assignment]
+def allow_tta(network: nn.Module, allowed: bool) -> nn.Module:
+    """The network, told whether it may average over mirrored and shifted views if it is one that does."""
+    if hasattr(network, "tta"):
+        network.tta = allowed  # type: ignore[assignment]
     return network
 
 
 @contextmanager
 def one_view(network: nn.Module) -> Iterator[None]:
-    """While it lasts, a network that averages over mirrored views looks at the image alone."""
-    mirror = getattr(network, "mirror", None)
-    if mirror is None:
+    """While it lasts, a network that averages over several views looks at the image alone."""
+    tta = getattr(network, "tta", None)
+    if tta is None:
         yield
         return
-    network.mirror = False  # type: ignore[assignment]
+    network.tta = False  # type: ignore[assignment]
     try:
         yield
     finally:
-        network.mirror = mirror
+        network.tta = tta

@@ -7,9 +7,12 @@ hlb-CIFAR10 and cifar10-fast; the widths are a parameter, because time on a CPU 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 WHITEN_KERNEL = 2
+SHIFT = 1
+UNSURE = 0.4
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -54,9 +57,9 @@ class SpeedNet(nn.Module):
         widths: channels of the three groups; the records use (64, 256, 256).
 
     Attributes:
-        mirror: whether a trained network looks at an image and its mirror, as the records' evaluations do.
-            It is part of the network, so that validation, `eval` and the exported model agree; training
-            without flips turns it off.
+        tta: whether a trained network looks again where it is unsure (`forward`), which is nearly what the
+            records' evaluations do with every image. It is part of the network, so that validation, `eval`
+            and the exported model agree; training without flips turns it off.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class SpeedNet(nn.Module):
             self.head.weight /= self.head.weight.std()
         # Unit-variance head weights and this scale make the logits start small whatever the width.
         self.logit_scale = 1 / widths[2]
-        self.mirror = True
+        self.tta = True
 
     @torch.no_grad()
     def initialise(self, images: Tensor, eps: float = 5e-4) -> None:
@@ -99,13 +102,37 @@ class SpeedNet(nn.Module):
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to logits (B, classes); after training the mean over image and mirror."""
-        if self.training or not self.mirror:
-            return self._one_view(x)
-        return (self._one_view(x) + self._one_view(x.flip(3))) / 2
+        """Images (B, C, H, W) to logits (B, classes).
+
+        After training, where the probabilities of the two likeliest classes differ by less than `UNSURE`, the
+        logits are the mean over four views: the image, its mirror, and each shifted by a pixel in opposite
+        directions. A quarter of CIFAR-10's images need it, and nearly all that it mends are among them.
+        """
+        logits = self._one_view(x)
+        if self.training or not self.tta:
+            return logits
+        best, second = logits.softmax(1).topk(2).values.unbind(1)
+        unsure = best - second < UNSURE
+        image = x[unsure]
+        if not len(image):
+            return logits
+        mirror = image.flip(3)
+        views = torch.cat([mirror, shifted(image, SHIFT), shifted(mirror, -SHIFT)])
+        others = self._one_view(views.contiguous(memory_format=torch.channels_last))
+        mean = (logits[unsure] + others.view(3, len(image), -1).sum(0)) / 4
+        return logits.index_put((unsure,), mean)
 
     def _one_view(self, x: Tensor) -> Tensor:
         # Not an AdaptiveMaxPool2d: on GPUs its gradient is not deterministic.
         x = self.groups(self.whiten(x)).amax((2, 3))
         logits: Tensor = self.head(x) * self.logit_scale
         return logits
+
+
+def shifted(images: Tensor, by: int) -> Tensor:
+    """Images (B, C, H, W) moved up and left by so many pixels (down and right where negative); what comes
+    in at the border is reflected."""
+    height, width = images.shape[2:]
+    margin = abs(by)
+    padded = F.pad(images, (margin,) * 4, mode="reflect")
+    return padded[:, :, margin + by :, margin + by :][:, :, :height, :width]

@@ -16,7 +16,7 @@ from torch import nn
 
 from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.errors import CheckpointError, CifarkitError
-from cifarkit.models import allow_mirror, build_model
+from cifarkit.models import allow_tta, build_model
 from cifarkit.optim.schedules import training_ends
 from cifarkit.pipeline import Preprocessing
 from cifarkit.recipes import Recipe
@@ -154,7 +154,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     shape = story.preprocessing.image_shape
     try:
         network = build_model(story.settings["model"], shape, len(story.preprocessing.classes))
-        allow_mirror(network, mirrors(find_policy(story.settings["policy"])))
+        allow_tta(network, mirrors(find_policy(story.settings["policy"])))
         weights = {
             name.removeprefix("network."): value
             for name, value in content["state_dict"].items()

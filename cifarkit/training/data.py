@@ -15,7 +15,7 @@ from cifarkit.data.datasets import Dataset
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.loading import load_splits
 from cifarkit.errors import UsageError
-from cifarkit.models import allow_mirror, build_model, check_size
+from cifarkit.models import allow_tta, build_model, check_size
 from cifarkit.pipeline import Preprocessing, check_batch
 from cifarkit.recipes import Recipe, scaled_side
 
@@ -96,4 +96,4 @@ def build_network(recipe: Recipe, data: Data) -> nn.Module:
     if isinstance(network, Initialised):
         some = torch.from_numpy(data.train.images[:: max(1, len(data.train) // INITIALISING_IMAGES)])
         network.initialise(data.preprocessing(some.permute(0, 3, 1, 2)))
-    return allow_mirror(network, mirrors(find_policy(recipe.policy)))
+    return allow_tta(network, mirrors(find_policy(recipe.policy)))

@@ -71,7 +71,7 @@ def test_flops_count_multiply_and_add_for_one_image(table: ModelTable) -> None:
 
 
 def test_table_and_record_count_the_same_flops() -> None:
-    # speednet looks at an image and its mirror when it evaluates; that is no property of the network.
+    # speednet looks again at images that it is unsure about; that is no property of the network.
     text, table = model_table("speednet", (3, 32, 32), 10)
     assert f"{table.flops / 1e6:.0f} M     Total Flops" in text
     assert "[1, 3, 32, 32]" in text

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from cifarkit.augment.policies import POLICIES, mirrors
-from cifarkit.models import allow_mirror, build_model, one_view
-from cifarkit.models.speednet import SpeedNet
+from cifarkit.models import allow_tta, build_model, one_view, speednet
+from cifarkit.models.speednet import SpeedNet, shifted
 from cifarkit.optim import build_optimizer
 
 
@@ -113,14 +113,43 @@ def lopsided(network: SpeedNet, images: Tensor) -> Tensor:
     return images[:6]
 
 
-def test_after_training_an_image_and_its_mirror_are_the_same(network: SpeedNet, lopsided: Tensor) -> None:
+def test_after_training_it_looks_again_where_it_is_unsure(
+    network: SpeedNet, lopsided: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network.eval()
-    torch.testing.assert_close(network(lopsided), network(lopsided.flip(3)))
     with one_view(network):
-        straight, mirrored = network(lopsided), network(lopsided.flip(3))
-    assert not torch.allclose(straight, mirrored, atol=1e-4)
-    torch.testing.assert_close(network(lopsided), (straight + mirrored) / 2)
-    assert network.mirror
+        once = network(lopsided)
+        views = [lopsided.flip(3), shifted(lopsided, 1), shifted(lopsided.flip(3), -1)]
+        mean = (once + sum(network(view) for view in views)) / 4
+    assert not torch.allclose(once, mean, atol=1e-4)
+    top = once.softmax(1).sort(1, descending=True).values
+    margins = top[:, 0] - top[:, 1]
+    monkeypatch.setattr(speednet, "UNSURE", margins.median().item())
+    unsure = (margins < margins.median())[:, None]
+    assert 0 < unsure.sum() < len(unsure)
+    torch.testing.assert_close(network(lopsided), torch.where(unsure, mean, once))
+    assert network.tta
+
+
+def test_an_answer_does_not_depend_on_the_other_images(network: SpeedNet, lopsided: Tensor) -> None:
+    network.eval()
+    together, alone = network(lopsided), torch.cat([network(image[None]) for image in lopsided])
+    torch.testing.assert_close(together, alone)
+
+
+def test_a_sure_network_looks_once(
+    network: SpeedNet, lopsided: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speednet, "UNSURE", 0.0)
+    with one_view(network.eval()):
+        once = network(lopsided)
+    assert torch.equal(network(lopsided), once)
+
+
+def test_a_shift_moves_the_image_and_reflects_the_border() -> None:
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+    assert shifted(image, 1)[0, 0].tolist() == [[4, 5, 4], [7, 8, 7], [4, 5, 4]]
+    assert shifted(image, -1)[0, 0].tolist() == [[4, 3, 4], [1, 0, 1], [4, 3, 4]]
 
 
 def test_training_looks_at_the_image_alone(network: SpeedNet, lopsided: Tensor) -> None:
@@ -131,16 +160,16 @@ def test_training_looks_at_the_image_alone(network: SpeedNet, lopsided: Tensor) 
 
 
 def test_a_network_turned_to_one_view_stays_so(network: SpeedNet) -> None:
-    network.mirror = False
+    network.tta = False
     with one_view(network):
-        assert not network.mirror
-    assert not network.mirror
+        assert not network.tta
+    assert not network.tta
 
 
 def test_an_error_does_not_leave_a_network_at_one_view(network: SpeedNet) -> None:
     with pytest.raises(ValueError, match="oops"), one_view(network):
         raise ValueError("oops")
-    assert network.mirror
+    assert network.tta
 
 
 @pytest.mark.parametrize(
@@ -149,12 +178,14 @@ def test_an_error_does_not_leave_a_network_at_one_view(network: SpeedNet) -> Non
 def test_only_training_with_mirrors_allows_them(
     policy: str, mirrored: bool, network: SpeedNet, lopsided: Tensor
 ) -> None:
-    allow_mirror(network.eval(), mirrors(POLICIES[policy]))
-    assert torch.allclose(network(lopsided), network(lopsided.flip(3)), atol=1e-5) is mirrored
+    allow_tta(network.eval(), mirrors(POLICIES[policy]))
+    with one_view(network):
+        once = network(lopsided)
+    assert torch.equal(network(lopsided), once) is not mirrored
 
 
 def test_networks_that_do_not_mirror_are_left_alone() -> None:
     network = build_model("small-cnn", (1, 8, 8), 10)
     with one_view(network):
-        assert not hasattr(network, "mirror")
-    assert not hasattr(network, "mirror")
+        assert not hasattr(network, "tta")
+    assert not hasattr(network, "tta")
