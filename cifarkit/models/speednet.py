@@ -113,14 +113,17 @@ class SpeedNet(nn.Module):
             return logits
         best, second = logits.softmax(1).topk(2).values.unbind(1)
         unsure = best - second < UNSURE
-        image = x[unsure]
-        if not len(image):
+        if torch.compiler.is_exporting():  # an exported program's shapes must not follow from its values
+            return torch.where(unsure[:, None], (logits + self._other_views(x)) / 4, logits)
+        if not unsure.any():
             return logits
-        mirror = image.flip(3)
-        views = torch.cat([mirror, shifted(image, SHIFT), shifted(mirror, -SHIFT)])
-        others = self._one_view(views.contiguous(memory_format=torch.channels_last))
-        mean = (logits[unsure] + others.view(3, len(image), -1).sum(0)) / 4
-        return logits.index_put((unsure,), mean)
+        return logits.index_put((unsure,), (logits[unsure] + self._other_views(x[unsure])) / 4)
+
+    def _other_views(self, x: Tensor) -> Tensor:
+        mirror = x.flip(3)
+        views = torch.cat([mirror, shifted(x, SHIFT), shifted(mirror, -SHIFT)])
+        logits = self._one_view(views.contiguous(memory_format=torch.channels_last))
+        return torch.stack(logits.chunk(3)).sum(0)
 
     def _one_view(self, x: Tensor) -> Tensor:
         # Not an AdaptiveMaxPool2d: on GPUs its gradient is not deterministic.
