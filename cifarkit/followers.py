@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from cifarkit.data.datasets import find_dataset
 from cifarkit.errors import UsageError
 from cifarkit.recipes import Recipe
 from cifarkit.request import FitRequest
 from cifarkit.subjects import scratch
-from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import choose_hardware
 
 # Variables in which Lightning, torchrun and Slurm tell a process that it is not the first.
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 PLAN = "CIFARKIT_PLAN"
-PLANNED = ("seed", "target_acc", "max_epochs", "val_size", "workers", "deterministic")
 
 
 def is_follower() -> bool:
     return any(os.environ.get(rank, "0") != "0" for rank in RANKS)
 
 
-def leave_plan(request: FitRequest, recipe: Recipe, data: Data, folder: Path, resume: Path | None) -> None:
+def leave_plan(request: FitRequest, recipe: Recipe, folder: Path, resume: Path | None) -> None:
     """Lightning starts the other processes of this machine with the same command line and environment:
     leave what has been resolved since where they find it.
 
@@ -40,14 +36,8 @@ def leave_plan(request: FitRequest, recipe: Recipe, data: Data, folder: Path, re
             "over several nodes, and where torchrun or Slurm starts the processes, give --lr a number and "
             "start without --resume"
         )
-    plan = {
-        "dataset": data.name,
-        "image_size": data.image_size,
-        "settings": recipe.settings(),
-        "resume": str(resume) if resume else None,
-        **{name: getattr(request, name) for name in PLANNED},
-    }
     path = folder / "plan.json"
+    plan = request.plan(recipe) | {"resume": str(resume) if resume else None}
     path.write_text(json.dumps(plan), encoding="utf-8")
     os.environ[PLAN] = str(path)
 
@@ -58,13 +48,7 @@ def follow(request: FitRequest) -> NoReturn:
     if PLAN in os.environ:
         plan = json.loads(Path(os.environ[PLAN]).read_text(encoding="utf-8"))
         resume = Path(plan["resume"]) if plan["resume"] else None
-        request = replace(
-            request,
-            source=find_dataset(plan["dataset"], plan["image_size"]),
-            recipe=Recipe.from_settings(plan["settings"]),
-            own_batch_size=True,
-            **{name: plan[name] for name in PLANNED},
-        )
+        request = request.with_plan(plan)
     data = request.load()
     hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
     with scratch() as folder:

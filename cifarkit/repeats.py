@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +26,6 @@ from cifarkit.session import (
     tags,
     train,
 )
-from cifarkit.subjects import scratch
 from cifarkit.training.data import Data
 from cifarkit.training.hardware import Hardware, choose_hardware
 
@@ -41,48 +42,47 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal) -> FitRuns:
     seeds = range(request.seed, request.seed + runs)
     name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}"
     parent = tracking.RunRecorder(request.tracking_uri, request.experiment, f"{name}-{runs}-seeds")
-    with scratch() as place:
-        folder = Path(place)
-        with nothing_lost(parent, folder, terminal), tracking.recording(parent):
-            hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
-            if hardware.world_size > 1:
-                raise UsageError("--runs works on one device; give --gpus 1")
-            with terminal.busy(f"reading {request.source.name}"):
-                data = request.load()
-            recipe = request.final_recipe(data, hardware)
-            with terminal.busy("opening the MLflow run"):
-                run_id = parent.start(tags(data, hardware) | {"cifarkit.runs": str(runs)})
-            terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
-            terminal.say(splits_line(data, recipe.batch_size))
-            log_datasets(parent, data)
-            trainings: list[Training] = []
-            for seed in seeds:
-                terminal.say(f"seed {seed}, {seed - request.seed + 1} of {runs}")
-                own = replace(request, seed=seed, recipe=recipe, run_name=f"{name}-seed{seed}")
-                trainings.append(_child(own, data, hardware, run_id, folder / f"seed{seed}", terminal))
-                # A range test is made once.
-                recipe = trainings[-1].recipe
-            parent.log_params(
-                params(request, recipe, data, hardware) | {"seed": f"{seeds[0]}-{seeds[-1]}", "runs": runs}
-            )
-            best = max(trainings, key=lambda training: training.result.best_val_acc)
-            summary = summarise([training.result for training in trainings])
-            summary = replace(summary, run_id=run_id, best_run_id=best.result.run_id)
-            parent.log_metrics(_metrics(summary))
-            parent.log_artifact(best.checkpoints / "best.ckpt", "checkpoints")
-            out = reports.Folder(folder / "report", run_id)
-            out.report("runs.json", to_json(summary))
-            report(replace(best, out=out), data, hardware, parent, folder, terminal)
-            return summary
+    with nothing_lost(parent, terminal), tracking.recording(parent):
+        hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
+        if hardware.world_size > 1:
+            raise UsageError("--runs works on one device; give --gpus 1")
+        with terminal.busy(f"reading {request.source.name}"):
+            data = request.load()
+        recipe = request.final_recipe(data, hardware)
+        with terminal.busy("opening the MLflow run"):
+            run_id = parent.start(tags(data, hardware) | {"cifarkit.runs": str(runs)})
+        terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
+        terminal.say(splits_line(data, recipe.batch_size))
+        log_datasets(parent, data)
+        trainings: list[Training] = []
+        for seed in seeds:
+            terminal.say(f"seed {seed}, {seed - request.seed + 1} of {runs}")
+            own = replace(request, seed=seed, recipe=recipe, run_name=f"{name}-seed{seed}")
+            trainings.append(_child(own, data, hardware, parent, terminal))
+            # A range test is made once.
+            recipe = trainings[-1].recipe
+        parent.log_params(
+            params(request, recipe, data, hardware) | {"seed": f"{seeds[0]}-{seeds[-1]}", "runs": runs}
+        )
+        best = max(trainings, key=lambda training: training.result.best_val_acc)
+        summary = summarise([training.result for training in trainings])
+        summary = replace(summary, run_id=run_id, best_run_id=best.result.run_id)
+        parent.log_metrics(_metrics(summary))
+        parent.log_artifact(best.checkpoints / "best.ckpt", "checkpoints")
+        out = reports.Folder(parent.folder / "report", run_id)
+        out.report("runs.json", to_json(summary))
+        report(replace(best, out=out), data, hardware, parent, terminal)
+        return summary
 
 
 def _child(
-    request: FitRequest, data: Data, hardware: Hardware, parent: str, folder: Path, terminal: Terminal
+    request: FitRequest, data: Data, hardware: Hardware, parent: tracking.RunRecorder, terminal: Terminal
 ) -> Training:
     recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
-    with nothing_lost(recorder, folder, terminal), tracking.recording(recorder):
-        recorder.start(tags(data, hardware) | {"mlflow.parentRunId": parent})
-        training = train(request, request.recipe, data, hardware, recorder, folder, terminal)
+    with nothing_lost(recorder, terminal), tracking.recording(recorder):
+        plan = {tracking.PLAN: json.dumps(request.plan(request.recipe))}
+        recorder.start(tags(data, hardware) | plan | {"mlflow.parentRunId": parent.run_id})
+        training = train(request, request.recipe, data, hardware, recorder, terminal)
         training.out.report("fit.json", to_json(training.result))
         recorder.log_reports(training.out.written)
         result = training.result
@@ -90,7 +90,10 @@ def _child(
             f"{result.val_split} accuracy {percent(result.last_val_acc)} after "
             f"{plural(result.epochs, 'epoch')}, {duration(result.train_seconds)} of training"
         )
-        return training
+        # The child's folder goes with its end; the parent reports from the best one's weights.
+        kept = parent.folder / f"seed{request.seed}"
+        shutil.copytree(training.checkpoints, kept)
+        return replace(training, checkpoints=kept)
 
 
 def summarise(fits: Sequence[FitResult]) -> FitRuns:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from cifarkit.data.datasets import Dataset
+from cifarkit.data.datasets import Dataset, find_dataset
 from cifarkit.errors import UsageError
 from cifarkit.recipes import Recipe
 from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, load_data
 from cifarkit.training.hardware import Hardware
+
+# What shapes a training beside its data set and its recipe.
+SHAPING = ("seed", "target_acc", "max_epochs", "val_size", "workers", "deterministic")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,25 @@ class FitRequest:
     def load(self) -> Data:
         """Read the splits; errors as in `load_data`."""
         return load_data(self.source, self.data_dir, val_size=self.val_size, seed=self.seed)
+
+    def plan(self, recipe: Recipe) -> dict[str, Any]:
+        """What shapes the training, as names and numbers, with its recipe in the final form."""
+        return {
+            "dataset": self.source.name,
+            "image_size": self.source.image_shape[1],
+            "settings": recipe.settings(),
+            **{name: getattr(self, name) for name in SHAPING},
+        }
+
+    def with_plan(self, plan: dict[str, Any]) -> FitRequest:
+        """A request for the training that a plan describes; the inverse of `plan`."""
+        return replace(
+            self,
+            source=find_dataset(plan["dataset"], plan["image_size"]),
+            recipe=Recipe.from_settings(plan["settings"]),
+            own_batch_size=True,
+            **{name: plan[name] for name in SHAPING},
+        )
 
     def final_recipe(self, data: Data, hardware: Hardware) -> Recipe:
         """The recipe with a batch that suits the data and the devices.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,19 +16,19 @@ import torch
 from cifarkit import figures, reports, tracking
 from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.console import EpochTable, Terminal, plural
-from cifarkit.data.datasets import find_dataset
-from cifarkit.errors import Stopped, UsageError
+from cifarkit.errors import Stopped
 from cifarkit.followers import follow, is_follower, leave_plan
 from cifarkit.optim.schedules import training_ends
 from cifarkit.pipeline import fits_on_device
 from cifarkit.recipes import Recipe
 from cifarkit.request import FitRequest
 from cifarkit.results import EpochRow, FitResult, to_json
-from cifarkit.subjects import Subject, checkpoint_of_run, scratch
+from cifarkit.resuming import Resumed, as_it_was, find_resumed
+from cifarkit.subjects import Subject, scratch
 from cifarkit.training import lr_find
-from cifarkit.training.checkpoints import Story, load_checkpoint, read_story
+from cifarkit.training.checkpoints import load_checkpoint
 from cifarkit.training.data import Data
-from cifarkit.training.fit import fit, is_complete
+from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
 from cifarkit.training.summary import model_table
 
@@ -48,8 +49,11 @@ class Uploader:
 
     def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
         self.lrs.append(lrs)
-        # The best first: whatever is cut short here, `last` never tells of a best that is not there.
-        for name in ("best", "last") if best else ("last",):
+        # In this order: whatever is cut short here, a whole checkpoint is there to go on with, and it never
+        # tells of a best that is not there.
+        for name in ("previous", "best", "last") if best else ("previous", "last"):
+            if not (self.folder / f"{name}.ckpt").exists():  # nothing was before the first
+                continue
             # The file will be replaced while it is being copied: a hard link keeps this epoch's.
             kept = self.upload / f"{row.epoch}" / f"{name}.ckpt"
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -71,37 +75,40 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
         follow(request)
     name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}-seed{request.seed}"
     recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
-    with scratch() as place:
-        folder = Path(place)
-        with nothing_lost(recorder, folder, terminal), tracking.recording(recorder):
-            resumed = None
-            if request.resume is not None:
-                with terminal.busy("looking up the run to go on with"):
-                    resumed = _find_resumed(request.resume, request, recorder, folder)
-                    request = _as_it_was(request, resumed)
-            hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
-            with terminal.busy(f"reading {request.source.name}"):
-                data = request.load()
-            recipe = request.final_recipe(data, hardware)
-            with terminal.busy("opening the MLflow run"):
-                run_id = recorder.start(tags(data, hardware), resume=resumed.run_id if resumed else None)
-            terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
-            terminal.say(splits_line(data, recipe.batch_size))
-            training = train(request, recipe, data, hardware, recorder, folder, terminal, resumed)
-            report(training, data, hardware, recorder, folder, terminal)
-            return training.result
+    with scratch() as downloads, nothing_lost(recorder, terminal), tracking.recording(recorder):
+        resumed = None
+        if request.resume is not None:
+            with terminal.busy("looking up the run to go on with"):
+                resumed = find_resumed(
+                    request.resume, request.experiment, recorder.client, Path(downloads), terminal
+                )
+                request = as_it_was(request, resumed)
+        hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
+        with terminal.busy(f"reading {request.source.name}"):
+            data = request.load()
+        recipe = request.final_recipe(data, hardware)
+        with terminal.busy("opening the MLflow run"):
+            plan = {tracking.PLAN: json.dumps(request.plan(recipe))}
+            run_id = recorder.start(tags(data, hardware) | plan, resume=resumed.run_id if resumed else None)
+        terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
+        terminal.say(splits_line(data, recipe.batch_size))
+        training = train(request, recipe, data, hardware, recorder, terminal, resumed)
+        report(training, data, hardware, recorder, terminal)
+        return training.result
 
 
 @contextmanager
-def nothing_lost(recorder: tracking.RunRecorder, folder: Path, terminal: Terminal) -> Iterator[None]:
-    """What the store did not take stays in the current folder, however the block ends."""
+def nothing_lost(recorder: tracking.RunRecorder, terminal: Terminal) -> Iterator[None]:
+    """Says where it is what the store did not take, however the block ends."""
     try:
         yield
     finally:
-        if recorder.problems and recorder.opened:
-            kept = Path(f"unrecorded-{recorder.run_id[:8]}")
-            shutil.copytree(folder, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("upload"))
-            terminal.alert(f"MLflow did not take everything ({recorder.problems[0]}); it is kept in {kept}")
+        if recorder.unsent:
+            why = f" ({recorder.problems[0]})" if recorder.problems else ""
+            terminal.alert(
+                f"MLflow did not take everything{why}; it is kept in "
+                f"{os.path.relpath(recorder.folder)}: `cifarkit runs sync` sends it from there"
+            )
 
 
 @dataclass(frozen=True)
@@ -128,26 +135,26 @@ def train(
     data: Data,
     hardware: Hardware,
     recorder: tracking.RunRecorder,
-    folder: Path,
     terminal: Terminal,
-    resumed: _Resumed | None = None,
+    resumed: Resumed | None = None,
 ) -> Training:
     """Train and record a run that has been started; its figures are left to `report`."""
+    folder = recorder.folder
     out = reports.Folder(folder / "report", recorder.run_id)
     if recipe.lr is None:
         recipe = _lr_from_range_test(request, recipe, data, hardware, terminal, out)
         recorder.log_reports(out.written)
-    if not resumed:
+    if not (resumed and resumed.rows):
         recorder.log_params(params(request, recipe, data, hardware))
         log_datasets(recorder, data)
     text, _ = model_table(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
     recorder.log_text(text, "summary.txt")
     checkpoints = folder / "checkpoints"
     uploader = Uploader(recorder, checkpoints)
-    earlier = resumed.story.rows if resumed else ()
+    earlier = resumed.rows if resumed else ()
     resume = resumed.checkpoint if resumed else None
     if hardware.world_size > 1:
-        leave_plan(request, recipe, data, folder, resume)
+        leave_plan(request, recipe, folder, resume)
     try:
         with _epoch_table(terminal, request, recipe, data, hardware, earlier) as shown:
             result = fit(
@@ -164,11 +171,8 @@ def train(
                 observers=[shown, recorder, uploader],
             )
     except Stopped:
-        if shown.rows:
-            again = f"go on with `cifarkit fit --resume {recorder.run_id}`"
-            terminal.say(f"stopped after {plural(len(shown.rows), 'whole epoch')}; {again}")
-        else:
-            terminal.say("stopped before the first epoch was done: there is nothing to go on with")
+        again = f"go on with `cifarkit fit --resume {recorder.run_id}`"
+        terminal.say(f"stopped after {plural(len(shown.rows), 'whole epoch')}; {again}")
         raise
     run = recorder.run_id
     result = replace(
@@ -240,7 +244,6 @@ def report(
     data: Data,
     hardware: Hardware,
     recorder: tracking.RunRecorder,
-    folder: Path,
     terminal: Terminal,
 ) -> None:
     """Everything that a run shows beside its metrics, from the best weights."""
@@ -259,60 +262,10 @@ def report(
         except Exception as error:  # whatever a new network does to the maps, its training is done and counts
             terminal.warn(f"no class activation maps: {error}")
         recorder.log_reports(out.written)
-        tracking.save_model(subject.checkpoint.network.cpu(), subject.story.preprocessing, folder / "model")
-        recorder.log_folder(folder / "model", "model")
-
-
-@dataclass(frozen=True)
-class _Resumed:
-    """A run to go on with, and its last checkpoint."""
-
-    run_id: str
-    status: str
-    story: Story
-    checkpoint: Path
-
-
-def _find_resumed(
-    reference: str, request: FitRequest, recorder: tracking.RunRecorder, folder: Path
-) -> _Resumed:
-    client = recorder.client
-    run = tracking.find_run(client, reference, request.experiment, unfinished=True)
-    checkpoint_of_run(client, run, folder, "best")
-    path = checkpoint_of_run(client, run, folder, "last")
-    story, _ = read_story(path)
-    return _Resumed(run.info.run_id, run.info.status, story, path)
-
-
-def _as_it_was(request: FitRequest, resumed: _Resumed) -> FitRequest:
-    """The request with everything that shapes the training taken from the run that goes on.
-
-    Raises:
-        UsageError: there is nothing left to do.
-    """
-    story = resumed.story
-    if request.target_acc is not None:
-        story = replace(story, target_acc=request.target_acc)
-    if request.max_epochs is not None:
-        story = replace(story, max_epochs=request.max_epochs)
-    if is_complete(story) and resumed.status == "FINISHED":
-        best = max(row.val_acc for row in story.rows)
-        raise UsageError(
-            f"this run is finished: {len(story.rows)} of {story.ends[-1]} epochs, "
-            f"best accuracy {best:.4f}; with a higher --target-acc and --max-epochs it would go on"
+        tracking.save_model(
+            subject.checkpoint.network.cpu(), subject.story.preprocessing, recorder.folder / "model"
         )
-    return replace(
-        request,
-        source=find_dataset(story.dataset, story.image_size),
-        recipe=replace(story.recipe, precision=story.precision),
-        seed=story.seed,
-        val_size=story.val_size,
-        target_acc=story.target_acc,
-        max_epochs=story.max_epochs,
-        workers=story.workers,
-        deterministic=story.deterministic,
-        own_batch_size=True,
-    )
+        recorder.log_folder(recorder.folder / "model", "model")
 
 
 def log_datasets(recorder: tracking.RunRecorder, data: Data) -> None:

@@ -27,10 +27,24 @@ from cifarkit.errors import (
 from cifarkit.models import build_model
 from cifarkit.pipeline import Preprocessing
 from cifarkit.results import EpochRow
-from cifarkit.tracking import RunRecorder, connect, fetch_artifact, find_run, recording
+from cifarkit.tracking import (
+    Journal,
+    RunRecorder,
+    connect,
+    end_vanished,
+    fetch_artifact,
+    find_run,
+    is_alive,
+    left_behind,
+    recording,
+    sync,
+)
+from cifarkit.tracking import journal as journal_module
 from cifarkit.tracking import recorder as recorder_module
-from cifarkit.tracking.runs import is_alive, this_process
-from cifarkit.tracking.store import check_name, log_metrics
+from cifarkit.tracking.journal import JOURNAL, UNSENT
+from cifarkit.tracking.processes import this_process
+from cifarkit.tracking.runs import HEARTBEAT
+from cifarkit.tracking.store import check_name
 
 # MLflow 3.17 on SQLAlchemy 2.1: both theirs, and raised on the recorder's thread.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -122,6 +136,7 @@ def test_a_whole_run(recorder: RunRecorder, client: Any, tmp_path: Path) -> None
         recorder.log_folder(tmp_path / "model", "model")
         recorder.log_text("a table", "summary.txt")
     assert recorder.problems == []
+    assert not UNSENT.exists()
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.info.end_time >= run.info.start_time
@@ -225,7 +240,13 @@ def test_what_cannot_be_recorded_is_noted_and_the_rest_goes_on(
         recorder.log_metrics({"best_val_acc": 0.5})
     assert len(recorder.problems) == 1
     assert recorder.problems[0].startswith("nowhere.png: ")
+    assert recorder.unsent == 1
     assert client.get_run(run_id).data.metrics["best_val_acc"] == 0.5
+    (tmp_path / "nowhere.png").write_bytes(b"png")
+    (journal,) = left_behind(this_process_too=True)
+    assert sync(journal) == []
+    assert [f.path for f in client.list_artifacts(run_id, "figures")] == ["figures/nowhere.png"]
+    assert not UNSENT.exists()
 
 
 def test_the_status_is_true_whatever_could_not_be_recorded(
@@ -239,31 +260,156 @@ def test_the_status_is_true_whatever_could_not_be_recorded(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_store_that_comes_back_is_used_again(
-    recorder: RunRecorder, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Unreliable:
+    """A store that does not answer while ``down``; what it is sent is counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.down, self.tries = False, 0
+        for kind, send in journal_module.KINDS.items():
+            monkeypatch.setitem(journal_module.KINDS, kind, self._wrapped(send))
+
+    def _wrapped(self, send: Callable[..., None]) -> Callable[..., None]:
+        def sending(*args: Any, **kwargs: Any) -> None:
+            self.tries += 1
+            if self.down:
+                raise ConnectionError("connection refused")
+            send(*args, **kwargs)
+
+        return sending
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Unreliable:
+    return Unreliable(monkeypatch)
+
+
+def test_a_store_that_comes_back_is_sent_everything_in_order(
+    recorder: RunRecorder, client: Any, store: Unreliable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = recorder.start(FIT)
     with recording(recorder):
-        for i in range(recorder_module.GIVE_UP_AFTER):
-            recorder.log_artifact(tmp_path / f"nowhere-{i}.png", "figures")
-        recorder.log_metrics({"within": 1.0})
+        recorder.on_epoch(row(1), True, [[0.1]])
         recorder.flush()
-        monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 0)
-        recorder.log_metrics({"afterwards": 1.0})
-    assert client.get_run(run_id).data.metrics == {"afterwards": 1.0}
-    assert recorder.problems[-1] == "metrics: not tried"
+        store.down = True
+        recorder.on_epoch(row(2), True, [[0.1]])
+        recorder.flush()
+        tries = store.tries
+        recorder.on_epoch(row(3), True, [[0.1]])
+        recorder.flush()
+        assert store.tries == tries  # nobody asks again at once
+        assert client.get_run(run_id).data.metrics["val/acc"] == 0.25
+        store.down = False
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "val/acc")] == [
+        (1, 0.25), (2, 0.5), (3, 0.75)
+    ]  # fmt: skip
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert recorder.unsent == 0
+    assert not UNSENT.exists()
+
+
+def test_a_store_that_comes_back_within_a_long_epoch(
+    recorder: RunRecorder, client: Any, store: Unreliable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 0.05)
+    run_id = recorder.start(FIT)
+    store.down = True
+    recorder.log_metrics({"within": 1.0})
+    recorder.flush()
+    store.down = False
+    deadline = time.monotonic() + 20
+    while recorder.unsent and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert client.get_run(run_id).data.metrics == {"within": 1.0}
+
+
+def test_what_a_dead_store_was_to_get_is_sent_by_sync(
+    recorder: RunRecorder, client: Any, store: Unreliable, tmp_path: Path
+) -> None:
+    run_id = recorder.start(FIT)
+    checkpoint = recorder.folder / "upload" / "last.ckpt"
+    with pytest.raises(CifarkitError), recording(recorder):
+        store.down = True
+        recorder.log_params({"lr": 0.1})
+        recorder.on_epoch(row(1), True, [[0.1]])
+        checkpoint.parent.mkdir()
+        checkpoint.write_bytes(b"weights")
+        recorder.log_artifact(checkpoint, "checkpoints", delete=True)
+        recorder.log_text("a table", "summary.txt")
+        raise CifarkitError("no")
+    assert recorder.unsent == 6
+    assert client.get_run(run_id).info.status == "RUNNING"
+    (journal,) = left_behind(this_process_too=True)
+    assert len(sync(journal)) == 1  # still down: nothing is tried after the first
+    assert len(journal.pending) == 6
+    store.down = False
+    (journal,) = left_behind(this_process_too=True)
+    assert sync(journal) == []
+    run = client.get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.params == {"lr": "0.1"}
+    assert run.data.tags["cifarkit.error"] == "no"
+    assert len(client.get_metric_history(run_id, "val/acc")) == 1
+    assert fetch_artifact(client, run_id, "checkpoints/last.ckpt", tmp_path).read_bytes() == b"weights"
+    assert fetch_artifact(client, run_id, "summary.txt", tmp_path).read_text() == "a table"
+    assert not UNSENT.exists()
+
+
+def test_entries_sent_twice_are_in_the_store_once(recorder: RunRecorder, client: Any, tmp_path: Path) -> None:
+    """As when a process dies after the store took something and before the journal says so."""
+    run_id = recorder.start(FIT)
+    journal = recorder.folder / JOURNAL
+    (recorder.folder / "last.ckpt").write_bytes(b"weights")
+    recorder.log_dataset("digits train", "0123456789abcdef", "training")
+    recorder.log_params({"lr": 0.1})
+    recorder.on_epoch(row(1), True, [[0.1]])
+    recorder.log_artifact(recorder.folder / "last.ckpt", "checkpoints", delete=True)
+    recorder.flush()
+    kept = [line for line in journal.read_text().split("\n") if '"sent"' not in line]
+    recorder.close("KILLED")
+    journal.parent.mkdir(parents=True)
+    journal.write_text("\n".join([*kept, '{"number": 9, "kind": "met']))  # and a line cut short
+    again = Journal(journal.parent)
+    assert [entry.kind for entry in again.pending] == ["data set", "params", "metrics", "artifact"]
+    assert sync(again) == []
+    run = client.get_run(run_id)
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "val/acc")] == [(1, 0.25)]
+    assert len(run.inputs.dataset_inputs) == 1
+
+
+def test_a_resumed_run_does_not_record_an_epoch_twice(uri: str, client: Any, add_run: Any) -> None:
+    run_id = add_run("KILLED")
+    client.log_metric(run_id, "val/acc", 0.25, step=1)
+    recorder = RunRecorder(uri, EXPERIMENT)
+    recorder.start({}, resume=run_id)
+    with recording(recorder):
+        for epoch in (1, 2):
+            recorder.on_epoch(row(epoch), True, [[0.1]])
+    assert [m.step for m in client.get_metric_history(run_id, "val/acc")] == [1, 2]
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_journal(
+    uri: str, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    UNSENT.write_text("a file in the way")
+    recorder = RunRecorder(uri, EXPERIMENT)
+    run_id = recorder.start(FIT)
+    with recording(recorder):
+        recorder.log_metrics({"best_val_acc": 0.5})
+    assert client.get_run(run_id).data.metrics == {"best_val_acc": 0.5}
 
 
 def test_a_slow_store_does_not_hold_up_the_training(
     recorder: RunRecorder, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released, plain = threading.Event(), log_metrics
+    released, plain = threading.Event(), journal_module.KINDS["metrics"]
 
-    def slow(*args: Any) -> None:
+    def slow(*args: Any, **kwargs: Any) -> None:
         released.wait(30)
-        plain(*args)
+        plain(*args, **kwargs)
 
-    monkeypatch.setattr(recorder_module, "log_metrics", slow)
+    monkeypatch.setitem(journal_module.KINDS, "metrics", slow)
     run_id = recorder.start(FIT)
     started = time.perf_counter()
     for epoch in (1, 2, 3):
@@ -378,9 +524,37 @@ def test_a_run_whose_process_is_gone_can_go_on(
     assert found(client, "last", unfinished=True) == vanished
 
 
-def test_a_process_of_another_host_may_be_at_work(client: Any, add_run: Any) -> None:
-    run = client.get_run(add_run("RUNNING", tags=FIT | {tracking.PROCESS: "elsewhere/1@1"}))
-    assert is_alive(run)
+@pytest.mark.parametrize(("age", "alive"), [(None, True), (20, True), (1000, False)])
+def test_on_another_host_the_heartbeat_tells(
+    age: float | None, alive: bool, client: Any, add_run: Any
+) -> None:
+    tags = FIT | {tracking.PROCESS: "elsewhere/1@1"}
+    if age is not None:
+        tags[HEARTBEAT] = f"{time.time() - age:.0f}"
+    assert is_alive(client.get_run(add_run("RUNNING", tags=tags))) is alive
+
+
+def test_a_run_whose_process_is_gone_gets_a_true_end(client: Any, add_run: Any) -> None:
+    gone = add_run("RUNNING", tags=FIT | {tracking.PROCESS: f"{platform.node()}/999999999@1"})
+    at_work = add_run("RUNNING", tags=FIT | {tracking.PROCESS: this_process()})
+    foreign = add_run("RUNNING", tags={})
+    experiment = tracking.experiment_id(client, EXPERIMENT)
+    assert end_vanished(client, experiment) == [gone]
+    statuses = [client.get_run(run).info.status for run in (gone, at_work, foreign)]
+    assert statuses == ["FAILED", "RUNNING", "RUNNING"]
+    assert "999999999@1 is gone" in client.get_run(gone).data.tags[tracking.ERROR]
+    assert end_vanished(client, experiment) == []
+
+
+def test_a_new_run_ends_those_that_vanished(client: Any, add_run: Any, recorder: RunRecorder) -> None:
+    gone = add_run("RUNNING", tags=FIT | {tracking.PROCESS: f"{platform.node()}/999999999@1"})
+    recorder.start(FIT)
+    assert client.get_run(gone).info.status == "FAILED"
+
+
+def test_a_fit_that_tells_its_plan_can_go_on_without_a_checkpoint(client: Any, add_run: Any) -> None:
+    planned = add_run("KILLED", tags=FIT | {tracking.PLAN: "{}"})
+    assert found(client, "last", unfinished=True) == planned
 
 
 def test_best_is_the_finished_fit_with_the_highest_accuracy(client: Any, add_run: Any) -> None:

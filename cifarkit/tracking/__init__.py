@@ -7,22 +7,30 @@ dead server never holds up a training.
 from __future__ import annotations
 
 from cifarkit.tracking.environment import environment_tags
+from cifarkit.tracking.journal import Journal, left_behind
 from cifarkit.tracking.model import save_model
-from cifarkit.tracking.recorder import RunRecorder, recording
-from cifarkit.tracking.runs import KIND, PROCESS, find_run
+from cifarkit.tracking.recorder import RunRecorder, recording, sync
+from cifarkit.tracking.runs import ERROR, KIND, PLAN, PROCESS, end_vanished, find_run, is_alive
 from cifarkit.tracking.store import add_artifacts, connect, experiment_id, fetch_artifact, place
 
 __all__ = [
+    "ERROR",
     "KIND",
+    "PLAN",
     "PROCESS",
+    "Journal",
     "RunRecorder",
     "add_artifacts",
     "connect",
+    "end_vanished",
     "environment_tags",
     "experiment_id",
     "fetch_artifact",
     "find_run",
+    "is_alive",
+    "left_behind",
     "place",
     "recording",
     "save_model",
+    "sync",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,20 +12,31 @@ from typing import Any
 
 from cifarkit.errors import CifarkitError, Stopped
 from cifarkit.results import EpochRow
-from cifarkit.tracking.runs import PROCESS, this_process
-from cifarkit.tracking.store import check_name, connect, experiment_id, log_metrics, place, tracking_error
+from cifarkit.tracking.journal import Entry, Journal, run_folder
+from cifarkit.tracking.processes import this_process
+from cifarkit.tracking.runs import ERROR, HEARTBEAT, PROCESS, end_vanished
+from cifarkit.tracking.store import check_name, connect, experiment_id, place, reason, tracking_error
 
-GIVE_UP_AFTER = 3
-RETRY_SECONDS = 60
+HEARTBEAT_SECONDS = 30
+# So long nothing is sent to a store that did not answer.
+RETRY_SECONDS = 30
+# Of a store that does not answer, so many entries are tried when the run ends.
+LAST_TRIES = 2
 
 
 class RunRecorder:
     """Writes one run, in order, on a thread of its own; an `Observer` of training.
 
+    What the store does not take stays in the run's `Journal` and is tried again: while the run goes on, when
+    it ends, and later by `sync`.
+
     Args:
         uri: see `connect`.
         experiment: name; created when new.
         run_name: None lets MLflow invent one.
+
+    Attributes:
+        problems: what the store refused, and why.
     """
 
     def __init__(
@@ -36,8 +47,11 @@ class RunRecorder:
     ) -> None:
         self.uri, self.experiment, self.run_name = uri, check_name(experiment), run_name
         self.problems: list[str] = []
-        self._failures, self._failed_at = 0, 0.0
+        self.journal: Journal
+        self._silent_until = 0.0
+        self._recorded: set[int] = set()
         self._monitor: Any = None
+        self._closing = threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._connected: Future[Any] = self._pool.submit(connect, uri)
         self._opened: Future[str] | None = None
@@ -76,82 +90,129 @@ class RunRecorder:
         opened = self._opened
         return opened is not None and opened.done() and opened.exception() is None
 
+    @property
+    def folder(self) -> Path:
+        """Where the run's files are until the store has them; `start` comes first."""
+        assert self.run_id
+        return self.journal.folder
+
+    @property
+    def unsent(self) -> int:
+        """How many entries the store has not taken."""
+        return len(self.journal.pending) if self.opened else 0
+
     def _open(self, tags: dict[str, str], resume: str | None) -> str:
         client = self.client
         try:
+            experiment = experiment_id(client, self.experiment)
+            with suppress(Exception):  # other runs' business
+                end_vanished(client, experiment)
+            mark = {PROCESS: this_process(), HEARTBEAT: f"{time.time():.0f}"}
             if resume:
                 client.update_run(resume, status="RUNNING")
-                client.set_tag(resume, PROCESS, this_process())
+                for key, value in mark.items():
+                    client.set_tag(resume, key, value)
+                with suppress(Exception):
+                    client.delete_tag(resume, ERROR)
                 run_id = resume
+                self._recorded = {metric.step for metric in client.get_metric_history(run_id, "val/acc")}
             else:
-                tags = {
-                    "mlflow.source.name": "cifarkit",
-                    "mlflow.source.type": "LOCAL",
-                    PROCESS: this_process(),
-                } | tags
-                run_id = client.create_run(
-                    experiment_id(client, self.experiment), run_name=self.run_name, tags=tags
-                ).info.run_id
+                source = {"mlflow.source.name": "cifarkit", "mlflow.source.type": "LOCAL"}
+                run = client.create_run(experiment, run_name=self.run_name, tags=source | mark | tags)
+                run_id = str(run.info.run_id)
         except CifarkitError:
             raise
         except Exception as error:
             raise tracking_error(self.uri or "", error) from error
+        self.journal = Journal(run_folder(run_id))
+        self.journal.open(run_id, client.tracking_uri, this_process())
+        self._watch_the_machine(client, run_id, resumed=resume is not None)
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        return run_id
+
+    def _watch_the_machine(self, client: Any, run_id: str, *, resumed: bool) -> None:
         with suppress(Exception):  # statistics about the machine are not worth a run
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
             self._monitor = SystemMetricsMonitor(
                 run_id,
                 sampling_interval=5,
-                resume_logging=bool(resume),
+                resume_logging=resumed,
                 tracking_uri=client.tracking_uri,
             )
             self._monitor.start()
-        return str(run_id)
 
-    def _later(self, what: str, call: Callable[[Any, str], object], *, last: bool = False) -> None:
-        """Queue a call to the store; its failure is noted, not raised.
+    def _beat(self) -> None:
+        while not self._closing.wait(HEARTBEAT_SECONDS):
+            with suppress(RuntimeError):  # closed meanwhile
+                self._pool.submit(self._send, beat=True)
 
-        After a few failures in a row the store counts as gone for a minute, in which nothing is waited for
-        but the ``last`` call, which says how the run ended.
-        """
+    # -- sending, on the recorder's thread --------------------------------------------------------
 
-        def run() -> None:
-            gone = time.monotonic() - self._failed_at < RETRY_SECONDS
-            if self._failures >= GIVE_UP_AFTER and gone and not last:
-                self.problems.append(f"{what}: not tried")
+    def _send(self, beat: bool = False) -> None:
+        """Send what is pending, in order, up to the first thing that a store which does not answer leaves."""
+        if time.monotonic() < self._silent_until:
+            return
+        run_id = self._opened.result() if self._opened else ""
+        refused = 0
+        while len(self.journal.pending) > refused:
+            entry = self.journal.pending[refused]
+            error = self._try(entry, run_id)
+            if error is None:
+                continue
+            if not _is_refusal(error):
+                self._silent_until = time.monotonic() + RETRY_SECONDS
                 return
-            try:
-                call(self.client, self.run_id)
-                self._failures = 0
-            except Exception as error:
-                self._failures, self._failed_at = self._failures + 1, time.monotonic()
-                reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-                self.problems.append(f"{what}: {reason}")
+            refused += 1
+        if beat:
+            with suppress(Exception):
+                self.client.set_tag(run_id, HEARTBEAT, f"{time.time():.0f}")
 
-        self._pool.submit(run)
+    def _try(self, entry: Entry, run_id: str) -> Exception | None:
+        try:
+            entry.send(self.client, run_id, self.journal.folder)
+        except Exception as error:
+            note = f"{entry}: {reason(error)}"
+            if note not in self.problems:
+                self.problems.append(note)
+            return error
+        self.journal.sent(entry)
+        return None
+
+    def _send_last(self) -> None:
+        """Try everything once more; how the run ended is tried whatever becomes of the rest."""
+        run_id = self._opened.result() if self._opened else ""
+        silent = 0
+        for entry in list(self.journal.pending):
+            if silent >= LAST_TRIES and entry.kind != "status":
+                continue
+            error = self._try(entry, run_id)
+            silent = silent + 1 if error is not None and not _is_refusal(error) else 0
+
+    def _later(self, kind: str, **content: Any) -> None:
+        # Both on the recorder's thread: the training's does not even wait for the disk.
+        def note_and_send() -> None:
+            self.journal.add(kind, **content)
+            self._send()
+
+        self._pool.submit(note_and_send)
+
+    # -- what can be recorded ---------------------------------------------------------------------
 
     def log_params(self, params: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        entries = [Param(key, str(value)) for key, value in params.items()]
-        self._later("params", lambda client, run: client.log_batch(run, params=entries))
+        self._later("params", values={key: str(value) for key, value in params.items()})
 
     def log_dataset(self, name: str, fingerprint: str, context: str) -> None:
         """What MLflow lists under the run's data sets; ``context``: ``training`` or ``validation``."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        dataset = Dataset(name, fingerprint, source_type="local", source=json.dumps({"name": name}))
-        used = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
-        self._later("data set", lambda client, run: client.log_inputs(run, [used]))
+        self._later("data set", name=name, fingerprint=fingerprint, context=context)
 
     def set_tags(self, tags: dict[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        entries = [RunTag(key, value) for key, value in tags.items()]
-        self._later("tags", lambda client, run: client.log_batch(run, tags=entries))
+        self._later("tags", values=tags)
 
     def log_metrics(self, metrics: dict[str, float | None], step: int = 0) -> None:
-        self._later("metrics", lambda client, run: log_metrics(client, run, metrics, step))
+        """Metrics that are not None, all at one step."""
+        values = {key: float(value) for key, value in metrics.items() if value is not None}
+        self._later("metrics", values=values, step=step, milliseconds=_milliseconds())
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
         """Steps are not recorded; epochs are."""
@@ -160,6 +221,8 @@ class RunRecorder:
         """Nothing to record yet."""
 
     def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
+        if row.epoch in self._recorded:  # by a process that died before its checkpoint was there
+            return
         self.log_metrics(
             {
                 "train/loss": row.train_loss,
@@ -174,12 +237,7 @@ class RunRecorder:
         )
 
     def log_artifact(self, path: Path, folder: str, *, delete: bool = False) -> None:
-        def copy(client: Any, run: str) -> None:
-            client.log_artifact(run, str(path), folder)
-            if delete:
-                path.unlink()
-
-        self._later(path.name, copy)
+        self._later("artifact", path=self._relative(path), place=folder, delete=delete)
 
     def log_reports(self, paths: Sequence[Path]) -> None:
         """Figures and reports, each into its folder."""
@@ -187,10 +245,15 @@ class RunRecorder:
             self.log_artifact(path, place(path))
 
     def log_folder(self, path: Path, folder: str) -> None:
-        self._later(path.name, lambda client, run: client.log_artifacts(run, str(path), folder))
+        self._later("artifacts", path=self._relative(path), place=folder)
 
     def log_text(self, text: str, name: str) -> None:
-        self._later(name, lambda client, run: client.log_text(run, text, name))
+        self._later("text", text=text, name=name)
+
+    def _relative(self, path: Path) -> str:
+        # The run's folder may be moved; files elsewhere stay where they are.
+        path = path.absolute()
+        return str(path.relative_to(self.folder) if path.is_relative_to(self.folder) else path)
 
     def flush(self) -> None:
         """Wait until everything queued so far has been written or has failed."""
@@ -199,17 +262,64 @@ class RunRecorder:
     def close(self, status: str) -> None:
         """Write what is queued and end the run, if it was started.
 
+        The run's folder goes when the store has everything, and stays otherwise.
+
         Args:
             status: ``FINISHED``, ``FAILED`` or ``KILLED``.
         """
-        if self._opened is None:
+        self._closing.set()
+        if not self.opened:
             self._pool.shutdown(wait=False, cancel_futures=True)
             return
         if self._monitor is not None:
             with suppress(Exception):
                 self._monitor.finish()
-        self._later("status", lambda client, run: client.set_terminated(run, status), last=True)
+        ended = _milliseconds()
+        self._pool.submit(lambda: self.journal.add("status", status=status, milliseconds=ended))
+        self._pool.submit(self._send_last)
         self._pool.shutdown(wait=True)
+        if not self.journal.pending:
+            self.journal.remove()
+
+
+def _milliseconds() -> int:
+    return int(time.time() * 1000)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether trying again is useless, as the store did answer or the file is not there."""
+    refusals = {
+        "BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "PERMISSION_DENIED",
+        "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "UNAUTHENTICATED",
+    }  # fmt: skip
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError | PermissionError)
+    return missing or getattr(error, "error_code", None) in refusals
+
+
+def sync(journal: Journal) -> list[str]:
+    """Send what a run left behind, in order; its folder goes when the store has everything.
+
+    Returns:
+        What the store did not take, and why: all that follows the first thing it left unanswered.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    run_id = journal.header["run_id"]
+    client = connect(journal.header["uri"])
+    problems = []
+    for entry in list(journal.pending):
+        try:
+            entry.send(client, run_id, journal.folder)
+        except Exception as error:
+            problems.append(f"{entry}: {reason(error)}")
+            if not _is_refusal(error):
+                break
+        else:
+            journal.sent(entry)
+    if not journal.pending:
+        journal.remove()
+    return problems
 
 
 @contextmanager
@@ -224,7 +334,7 @@ def recording(recorder: RunRecorder) -> Iterator[None]:
         raise
     except BaseException as error:
         if recorder.opened:
-            recorder.set_tags({"cifarkit.error": str(error)[:400] or type(error).__name__})
+            recorder.set_tags({ERROR: str(error)[:400] or type(error).__name__})
         raise
     finally:
         recorder.close(status)

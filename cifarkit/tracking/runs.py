@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import platform
+import time
 from contextlib import suppress
 from typing import Any
 
-import psutil
-
 from cifarkit.errors import RunNotFound, UsageError
+from cifarkit.tracking.processes import is_process, on_this_host
 from cifarkit.tracking.store import check_name
 
-# Tags: what kind of run it is, and the process that writes it.
+# Tags: what kind of run it is, what was asked for, why it failed, the process that writes it and when
+# that was last seen at work, in seconds since 1970.
 KIND = "cifarkit.kind"
+PLAN = "cifarkit.plan"
+ERROR = "cifarkit.error"
 PROCESS = "cifarkit.process"
+HEARTBEAT = "cifarkit.heartbeat"
+
+VANISHED_SECONDS = 300
 
 
 def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool = False) -> Any:
@@ -50,11 +54,9 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
             break
     if reference == "last" and unfinished:
         for run in runs:
-            if run.info.status != "FINISHED" and not is_alive(run) and _has_checkpoint(client, run):
+            if run.info.status != "FINISHED" and not is_alive(run) and can_go_on(client, run):
                 return run
-        raise RunNotFound(
-            f"no interrupted fit with a whole epoch in the experiment {experiment!r}: nothing to go on with"
-        )
+        raise RunNotFound(f"no interrupted fit in the experiment {experiment!r}: nothing to go on with")
     if reference in ("last", "best"):
         fits = [run for run in runs if run.info.status == "FINISHED"]
         if not fits:
@@ -73,25 +75,40 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
 
 
 def is_alive(run: Any) -> bool:
-    """Whether the process that writes a run may still be at work; on another host nobody can tell."""
-    host, _, process = run.data.tags.get(PROCESS, "").partition("/")
-    if run.info.status != "RUNNING" or not process:
+    """Whether the process that writes a run may still be at work.
+
+    On this host its process is looked for; elsewhere its heartbeat tells.
+    """
+    mark = run.data.tags.get(PROCESS)
+    if run.info.status != "RUNNING" or not mark:
         return False
-    return bool(host != platform.node() or process == _process(int(process.partition("@")[0])))
+    if on_this_host(mark):
+        return is_process(mark)
+    beat = run.data.tags.get(HEARTBEAT)
+    return beat is None or time.time() - float(beat) < VANISHED_SECONDS
 
 
-def this_process() -> str:
-    return f"{platform.node()}/{_process(os.getpid())}"
+def end_vanished(client: Any, experiment: str) -> list[str]:
+    """Give the runs of an experiment a true end whose process is gone without one.
+
+    Returns:
+        The ids of the runs that are FAILED from now on.
+    """
+    ended = []
+    running = client.search_runs([experiment], filter_string="attributes.status = 'RUNNING'")
+    for run in running:
+        if PROCESS in run.data.tags and not is_alive(run):
+            run_id = run.info.run_id
+            beat = run.data.tags.get(HEARTBEAT)
+            client.set_tag(run_id, ERROR, f"its process {run.data.tags[PROCESS]} is gone")
+            client.set_terminated(run_id, "FAILED", int(1000 * float(beat)) if beat else None)
+            ended.append(run_id)
+    return ended
 
 
-def _process(pid: int) -> str | None:
-    """A process by number and second of its start, because numbers come back; None when it is gone."""
-    try:
-        return f"{pid}@{psutil.Process(pid).create_time():.0f}"
-    except psutil.Error:
-        return None
-
-
-def _has_checkpoint(client: Any, run: Any) -> bool:
+def can_go_on(client: Any, run: Any) -> bool:
+    """Whether a run tells what it was to do, or holds a checkpoint that does."""
+    if PLAN in run.data.tags:
+        return True
     files = client.list_artifacts(run.info.run_id, "checkpoints")
     return "checkpoints/last.ckpt" in [str(file.path) for file in files]

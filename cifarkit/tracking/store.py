@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,14 +57,18 @@ def connect(uri: str | None) -> Any:
 
 
 def tracking_error(uri: str, error: BaseException) -> TrackingError:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    reason = shorten(first, 140, placeholder=" …")
     if uri.startswith("http"):
         return TrackingError(
-            f"the tracking server at {uri} does not answer ({reason}); start it with `mlflow server`, or "
-            "record locally, without --tracking-uri and MLFLOW_TRACKING_URI"
+            f"the tracking server at {uri} does not answer ({reason(error)}); start it with `mlflow server`, "
+            "or record locally, without --tracking-uri and MLFLOW_TRACKING_URI"
         )
-    return TrackingError(f"the tracking store {uri} cannot be used ({reason})")
+    return TrackingError(f"the tracking store {uri} cannot be used ({reason(error)})")
+
+
+def reason(error: BaseException) -> str:
+    """An error as part of a line."""
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return shorten(first, 140, placeholder=" …")
 
 
 def experiment_id(client: Any, name: str) -> str:
@@ -95,15 +98,6 @@ def check_name(name: str) -> str:
     return name
 
 
-def log_metrics(client: Any, run_id: str, metrics: dict[str, float | None], step: int = 0) -> None:
-    """Metrics that are not None, all at one step."""
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    entries = [Metric(key, float(value), now, step) for key, value in metrics.items() if value is not None]
-    client.log_batch(run_id, metrics=entries)
-
-
 def place(path: Path) -> str:
     """The folder of a run that a figure or a report belongs in."""
     return "figures" if path.suffix == ".png" else "reports"
@@ -131,6 +125,4 @@ def fetch_artifact(client: Any, run_id: str, path: str, folder: Path) -> Path:
     try:
         return Path(client.download_artifacts(run_id, path, str(folder)))
     except Exception as error:
-        raise TrackingError(
-            f"run {run_id[:8]} holds no {path} ({str(error).splitlines()[0][:120]})"
-        ) from error
+        raise TrackingError(f"run {run_id[:8]} holds no {path} ({reason(error)})") from error

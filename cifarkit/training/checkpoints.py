@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -94,9 +95,10 @@ class StoryKeeper(pl.Callback):
 
 
 def save_checkpoints(trainer: pl.Trainer, folder: Path, *, best: bool) -> None:
-    """Write ``last.ckpt``, and ``best.ckpt`` too where the epoch was the best so far.
+    """Write ``last.ckpt``, and ``best.ckpt`` too where the epoch was the best so far; the last one before
+    becomes ``previous.ckpt``.
 
-    Both are replaced whole or not at all. (Lightning's ModelCheckpoint forgets what was best when a
+    All are replaced whole or not at all. (Lightning's ModelCheckpoint forgets what was best when a
     training is resumed in another folder.)
     """
     fresh = folder / ".fresh.ckpt"
@@ -106,7 +108,10 @@ def save_checkpoints(trainer: pl.Trainer, folder: Path, *, best: bool) -> None:
     if best:
         shutil.copyfile(fresh, folder / ".best.ckpt")
         os.replace(folder / ".best.ckpt", folder / "best.ckpt")
-    os.replace(fresh, folder / "last.ckpt")
+    last = folder / "last.ckpt"
+    if last.exists():
+        os.replace(last, folder / "previous.ckpt")
+    os.replace(fresh, last)
 
 
 def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
@@ -118,6 +123,10 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
+        # torch does not look at the checksums (CRC-32) that its archives have of every part.
+        with zipfile.ZipFile(path) as archive:
+            if (part := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the reader stumble over
         first = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__

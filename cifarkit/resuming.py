@@ -1,0 +1,122 @@
+"""The run that `fit --resume` goes on with, and how far it has come."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cifarkit import tracking
+from cifarkit.console import Terminal
+from cifarkit.errors import CheckpointError, UsageError
+from cifarkit.request import SHAPING, FitRequest
+from cifarkit.results import EpochRow
+from cifarkit.subjects import checkpoint_of_run
+from cifarkit.training.checkpoints import Story, read_story
+from cifarkit.training.fit import is_complete
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run to go on with.
+
+    Attributes:
+        plan: what shapes its training (`FitRequest.plan`).
+        story: of its last checkpoint; None where it ended before its first.
+        checkpoint: that file, with ``best.ckpt`` beside it.
+    """
+
+    run_id: str
+    status: str
+    plan: dict[str, Any]
+    story: Story | None = None
+    checkpoint: Path | None = None
+
+    @property
+    def rows(self) -> Sequence[EpochRow]:
+        return self.story.rows if self.story else ()
+
+
+def find_resumed(reference: str, experiment: str, client: Any, folder: Path, terminal: Terminal) -> Resumed:
+    """The run of this reference, its checkpoints copied into ``folder``.
+
+    What a process that is gone has left to be recorded is recorded first. A damaged ``last.ckpt`` gives way
+    to the one before it, and that to the beginning of the training.
+
+    Raises:
+        RunNotFound, TrackingError, CheckpointError: there is nothing to go on with.
+        UsageError: another process is at work on it.
+    """
+    run = tracking.find_run(client, reference, experiment, unfinished=True)
+    run_id = run.info.run_id
+    if tracking.is_alive(run):
+        raise UsageError(f"run {run_id[:8]} is still being trained ({run.data.tags[tracking.PROCESS]})")
+    for journal in tracking.left_behind():
+        if journal.header["run_id"] == run_id:
+            for problem in tracking.sync(journal):
+                terminal.warn(f"not recorded: {problem}")
+    there = {Path(str(file.path)).stem for file in client.list_artifacts(run_id, "checkpoints")}
+    damaged: CheckpointError | None = None
+    for name in ("last", "previous"):
+        if name not in there:
+            continue
+        path = checkpoint_of_run(client, run, folder, name)
+        try:
+            story, _ = read_story(path)
+        except CheckpointError as error:
+            damaged = damaged or error
+            terminal.warn(f"the {name} checkpoint of run {run_id[:8]} is damaged")
+            continue
+        if damaged:
+            terminal.say(f"going on after epoch {len(story.rows)}, from the checkpoint before")
+        _add_best(client, run, path, there, terminal)
+        return Resumed(run_id, run.info.status, _plan(story), story, path)
+    if tracking.PLAN not in run.data.tags:
+        raise damaged or CheckpointError(f"run {run_id[:8]} holds no checkpoint to go on with")
+    terminal.say("no whole epoch was kept: training from the beginning")
+    return Resumed(run_id, run.info.status, json.loads(run.data.tags[tracking.PLAN]))
+
+
+def _add_best(client: Any, run: Any, latest: Path, there: set[str], terminal: Terminal) -> None:
+    """Puts the best checkpoint beside the latest; the latest stands in for one that cannot be read."""
+    best = latest.with_name("best.ckpt")
+    try:
+        if "best" not in there:
+            raise CheckpointError("it is not there")
+        read_story(checkpoint_of_run(client, run, latest.parent.parent, "best"))
+    except CheckpointError:
+        terminal.warn("the best checkpoint is damaged; the latest one stands in for it until a better epoch")
+        shutil.copyfile(latest, best)
+
+
+def _plan(story: Story) -> dict[str, Any]:
+    return {
+        "dataset": story.dataset,
+        "image_size": story.image_size,
+        "settings": story.settings | {"precision": story.precision},
+        **{name: getattr(story, name) for name in SHAPING},
+    }
+
+
+def as_it_was(request: FitRequest, resumed: Resumed) -> FitRequest:
+    """The request with everything that shapes the training taken from the run that goes on, but for a
+    target or a limit of epochs that is asked for now.
+
+    Raises:
+        UsageError: there is nothing left to do.
+    """
+    asked = {"target_acc": request.target_acc, "max_epochs": request.max_epochs}
+    now: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    story = resumed.story
+    if story is not None:
+        story = replace(story, **now)
+        if is_complete(story) and resumed.status == "FINISHED":
+            best = max(row.val_acc for row in story.rows)
+            raise UsageError(
+                f"this run is finished: {len(story.rows)} of {story.ends[-1]} epochs, "
+                f"best accuracy {best:.4f}; with a higher --target-acc and --max-epochs it would go on"
+            )
+    return request.with_plan(resumed.plan | now)

@@ -1,0 +1,201 @@
+"""What is to be written into a run, kept on disk until the store has taken it.
+
+A run in progress has a folder of its own, ``.cifarkit/RUN_ID``. Every entry is a line of its journal before
+anyone tries to send it, and a second line says that it was taken; so whatever happens to the process or to
+the store, what is missing can be sent later, in the same order. Entries carry their own time stamps: sent
+twice, they are in the store once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cifarkit.tracking.processes import is_process, this_process
+
+UNSENT = Path(".cifarkit")
+JOURNAL = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing to write.
+
+    Attributes:
+        number: counts the entries of a journal.
+        kind: one of `KINDS`.
+        content: arguments of that kind; numbers, texts and lists.
+    """
+
+    number: int
+    kind: str
+    content: dict[str, Any]
+
+    def __str__(self) -> str:
+        return Path(self.content["path"]).name if "path" in self.content else self.kind
+
+    def send(self, client: Any, run_id: str, folder: Path) -> None:
+        """Write it into the store; paths are relative to ``folder`` or absolute."""
+        KINDS[self.kind](client, run_id, folder, **self.content)
+
+
+class Journal:
+    """The entries of one run that the store has not taken yet.
+
+    Args:
+        folder: of the run, where the journal and what it sends are kept.
+
+    Attributes:
+        header: ``run_id``, ``uri`` of its store, ``process`` that writes it (`this_process`).
+        pending: in the order in which they were made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.header: dict[str, str] = {}
+        self.pending: list[Entry] = []
+        self._count = 0
+        for line in _lines(folder / JOURNAL):
+            self._read(line)
+
+    def _read(self, line: dict[str, Any]) -> None:
+        if "run_id" in line:
+            self.header = line
+        elif "kind" in line:
+            self._count = line["number"] + 1
+            self.pending.append(Entry(line["number"], line["kind"], line["content"]))
+        else:
+            self.pending = [entry for entry in self.pending if entry.number != line["sent"]]
+
+    def open(self, run_id: str, uri: str, process: str) -> None:
+        """Begin a journal, or go on with the one in the folder."""
+        self.header = {"run_id": run_id, "uri": uri, "process": process}
+        self._write(self.header)
+
+    def add(self, kind: str, **content: Any) -> None:
+        """Note what is to be written; on a full disk it is only remembered."""
+        entry = Entry(self._count, kind, content)
+        self._count += 1
+        self.pending.append(entry)
+        self._write({"number": entry.number, "kind": kind, "content": content})
+
+    def sent(self, entry: Entry) -> None:
+        self.pending.remove(entry)
+        self._write({"sent": entry.number})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        # A line that a dying process left unfinished ends here, and is skipped when it is read.
+        with suppress(OSError), (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps(line))
+
+    def remove(self) -> None:
+        """The folder is no longer needed."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # others are at work in it
+            self.folder.parent.rmdir()
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with suppress(OSError):
+        for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            with suppress(ValueError):
+                yield json.loads(text)
+
+
+def run_folder(run_id: str) -> Path:
+    """The folder of a run in progress, made if it is not there: in the current folder, or in a temporary
+    one where that cannot be written."""
+    for _ in range(10):
+        with suppress(FileNotFoundError):  # another process removed the empty parent meanwhile
+            try:
+                (UNSENT / run_id).mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                break
+            return (UNSENT / run_id).absolute()
+    return Path(tempfile.mkdtemp(prefix="cifarkit-"))
+
+
+def left_behind(*, this_process_too: bool = False) -> list[Journal]:
+    """The journals in the current folder that nobody is at work on any more.
+
+    Args:
+        this_process_too: also those of this process, which has closed its recorders.
+    """
+    journals = [Journal(path.parent.absolute()) for path in sorted(UNSENT.glob(f"*/{JOURNAL}"))]
+
+    def abandoned(process: str) -> bool:
+        return not is_process(process) or (this_process_too and process == this_process())
+
+    return [each for each in journals if each.header and abandoned(each.header["process"])]
+
+
+# -- kinds of entries -----------------------------------------------------------------------------
+
+
+def _params(client: Any, run_id: str, folder: Path, values: dict[str, str]) -> None:
+    from mlflow.entities import Param
+
+    client.log_batch(run_id, params=[Param(key, value) for key, value in values.items()])
+
+
+def _tags(client: Any, run_id: str, folder: Path, values: dict[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+
+def _metrics(
+    client: Any, run_id: str, folder: Path, values: dict[str, float], step: int, milliseconds: int
+) -> None:
+    from mlflow.entities import Metric
+
+    client.log_batch(
+        run_id, metrics=[Metric(key, value, milliseconds, step) for key, value in values.items()]
+    )
+
+
+def _dataset(client: Any, run_id: str, folder: Path, name: str, fingerprint: str, context: str) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(name, fingerprint, source_type="local", source=json.dumps({"name": name}))
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+
+
+def _artifact(client: Any, run_id: str, folder: Path, path: str, place: str, delete: bool) -> None:
+    if delete and not (folder / path).exists():  # sent by a process that died before it could say so
+        return
+    client.log_artifact(run_id, str(folder / path), place)
+    if delete:
+        (folder / path).unlink()
+
+
+def _artifacts(client: Any, run_id: str, folder: Path, path: str, place: str) -> None:
+    client.log_artifacts(run_id, str(folder / path), place)
+
+
+def _text(client: Any, run_id: str, folder: Path, text: str, name: str) -> None:
+    client.log_text(run_id, text, name)
+
+
+def _status(client: Any, run_id: str, folder: Path, status: str, milliseconds: int) -> None:
+    client.set_terminated(run_id, status, milliseconds)
+
+
+KINDS: dict[str, Callable[..., None]] = {
+    "params": _params,
+    "tags": _tags,
+    "metrics": _metrics,
+    "data set": _dataset,
+    "artifact": _artifact,
+    "artifacts": _artifacts,
+    "text": _text,
+    "status": _status,
+}
