@@ -206,7 +206,7 @@ class EpochTable:
     def on_validation(self, epoch: int) -> None:
         self.bar.update(self.task, description=f"epoch {epoch}/{self._end(epoch)}", note="validating")
 
-    def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
+    def on_epoch(self, row: EpochRow, best: bool) -> None:
         self.rows.append(row)
         self.epoch_started = time.perf_counter()
         if self._live:

@@ -150,6 +150,54 @@ class RecipeTable:
     recipes: tuple[RecipeRow, ...]
 
 
+# -- runs -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One fit in the store; accuracy and time are None as long as there are none.
+
+    Attributes:
+        status: ``RUNNING``, ``FINISHED``, ``FAILED`` or ``KILLED``.
+        reason: why it failed.
+        val_acc: the best of a finished fit, else the last.
+    """
+
+    run_id: str
+    name: str
+    status: str
+    reason: str | None
+    dataset: str | None
+    recipe: str | None
+    val_acc: float | None
+    train_seconds: float | None
+    started_milliseconds: int
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """`runs list`: the fits of an experiment, the latest first."""
+
+    runs: tuple[RunRow, ...]
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What became of the entries that a run had left: sent, or left for another time, and why."""
+
+    run_id: str
+    sent: int
+    left: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SyncTable:
+    """`runs sync`: every run of the folder that had something to send."""
+
+    runs: tuple[Synced, ...]
+
+
 # -- training -------------------------------------------------------------------------------------
 
 

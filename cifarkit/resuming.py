@@ -72,7 +72,7 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
             continue
         if damaged:
             terminal.say(f"going on after epoch {len(story.rows)}, from the checkpoint before")
-        _add_best(client, run, path, there, terminal)
+        _add_best(client, run, path, folder, there, terminal)
         return Resumed(run_id, run.info.status, _plan(story), story, path)
     if tracking.PLAN not in run.data.tags:
         raise damaged or CheckpointError(f"run {run_id[:8]} holds no checkpoint to go on with")
@@ -80,13 +80,13 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
     return Resumed(run_id, run.info.status, json.loads(run.data.tags[tracking.PLAN]))
 
 
-def _add_best(client: Any, run: Any, latest: Path, there: set[str], terminal: Terminal) -> None:
+def _add_best(client: Any, run: Any, latest: Path, folder: Path, there: set[str], terminal: Terminal) -> None:
     """Puts the best checkpoint beside the latest; the latest stands in for one that cannot be read."""
     best = latest.with_name("best.ckpt")
     try:
         if "best" not in there:
             raise CheckpointError("it is not there")
-        read_story(checkpoint_of_run(client, run, latest.parent.parent, "best"))
+        read_story(checkpoint_of_run(client, run, folder, "best"))
     except CheckpointError:
         terminal.warn("the best checkpoint is damaged; the latest one stands in for it until a better epoch")
         shutil.copyfile(latest, best)

@@ -26,7 +26,7 @@ from cifarkit.results import EpochRow, FitResult, to_json
 from cifarkit.resuming import Resumed, as_it_was, find_resumed
 from cifarkit.subjects import Subject, scratch
 from cifarkit.training import lr_find
-from cifarkit.training.checkpoints import load_checkpoint
+from cifarkit.training.checkpoints import load_checkpoint, read_rates
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
@@ -34,12 +34,11 @@ from cifarkit.training.summary import model_table
 
 
 class Uploader:
-    """Copies the checkpoints into the run after every epoch, and keeps the learning rates for a figure."""
+    """Copies the checkpoints into the run after every epoch."""
 
     def __init__(self, recorder: tracking.RunRecorder, folder: Path) -> None:
         self.recorder, self.folder = recorder, folder
         self.upload = folder.with_name("upload")
-        self.lrs: list[Sequence[Sequence[float]]] = []
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
         """Nothing to copy."""
@@ -47,8 +46,7 @@ class Uploader:
     def on_validation(self, epoch: int) -> None:
         """Nothing to copy yet."""
 
-    def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
-        self.lrs.append(lrs)
+    def on_epoch(self, row: EpochRow, best: bool) -> None:
         # In this order: whatever is cut short here, a whole checkpoint is there to go on with, and it never
         # tells of a best that is not there.
         for name in ("previous", "best", "last") if best else ("previous", "last"):
@@ -118,14 +116,12 @@ class Training:
     Attributes:
         recipe: as trained.
         checkpoints: the folder that holds them.
-        lrs: the learning rates of each parameter group at each step of each epoch that was trained now.
         out: where its figures and reports go.
     """
 
     result: FitResult
     recipe: Recipe
     checkpoints: Path
-    lrs: Sequence[Sequence[Sequence[float]]]
     out: reports.Folder
 
 
@@ -190,7 +186,7 @@ def train(
         },
         step=result.epochs,
     )
-    return Training(result, recipe, checkpoints, uploader.lrs, out)
+    return Training(result, recipe, checkpoints, out)
 
 
 def _epoch_table(
@@ -249,7 +245,8 @@ def report(
     """Everything that a run shows beside its metrics, from the best weights."""
     with terminal.busy("drawing the figures and exporting the model"):
         result, out = training.result, training.out
-        reports.report_training(result, data, training.recipe, training.lrs, out)
+        lrs = read_rates(training.checkpoints / "last.ckpt")
+        reports.report_training(result, data, training.recipe, lrs, out)
         out.report("fit.json", to_json(result))
         subject = Subject(load_checkpoint(training.checkpoints / "best.ckpt"), data.val, result.run_id)
         predictions = subject.predict(device=hardware.device)

@@ -24,6 +24,7 @@ FLOORS = (
     ("figures", "tracking", "console"),
     ("subjects", "request"),
     ("reports", "followers"),
+    ("resuming",),
     ("session",),
     ("repeats", "speed"),
     ("cli",),

@@ -130,7 +130,7 @@ def test_a_whole_run(recorder: RunRecorder, client: Any, tmp_path: Path) -> None
         for epoch in (1, 2, 3):
             recorder.on_step(epoch, 1, 2, 10.0)
             recorder.on_validation(epoch)
-            recorder.on_epoch(row(epoch), True, [[0.1]])
+            recorder.on_epoch(row(epoch), True)
         recorder.log_metrics({"best_val_acc": 0.75, "time_to_target_seconds": None}, step=3)
         recorder.log_reports([tmp_path / "curve.png", tmp_path / "fit.json"])
         recorder.log_folder(tmp_path / "model", "model")
@@ -176,7 +176,7 @@ def test_the_status_tells_how_it_ended(
     run_id = recorder.start(FIT)
 
     def train() -> None:
-        recorder.on_epoch(row(1), True, [[0.1]])
+        recorder.on_epoch(row(1), True)
         raise error
 
     with pytest.raises(type(error)), recording(recorder):
@@ -213,7 +213,7 @@ def test_a_resumed_run_goes_on(uri: str, client: Any, add_run: Any) -> None:
     assert recorder.start({}, resume=run_id) == run_id
     assert client.get_run(run_id).info.status == "RUNNING"
     with recording(recorder):
-        recorder.on_epoch(row(2), True, [[0.1]])
+        recorder.on_epoch(row(2), True)
     assert [m.step for m in client.get_metric_history(run_id, "val/acc")] == [1, 2]
     assert client.get_run(run_id).info.status == "FINISHED"
     assert len(runs_in(client)) == 1
@@ -288,13 +288,13 @@ def test_a_store_that_comes_back_is_sent_everything_in_order(
 ) -> None:
     run_id = recorder.start(FIT)
     with recording(recorder):
-        recorder.on_epoch(row(1), True, [[0.1]])
+        recorder.on_epoch(row(1), True)
         recorder.flush()
         store.down = True
-        recorder.on_epoch(row(2), True, [[0.1]])
+        recorder.on_epoch(row(2), True)
         recorder.flush()
         tries = store.tries
-        recorder.on_epoch(row(3), True, [[0.1]])
+        recorder.on_epoch(row(3), True)
         recorder.flush()
         assert store.tries == tries  # nobody asks again at once
         assert client.get_run(run_id).data.metrics["val/acc"] == 0.25
@@ -328,15 +328,19 @@ def test_what_a_dead_store_was_to_get_is_sent_by_sync(
 ) -> None:
     run_id = recorder.start(FIT)
     checkpoint = recorder.folder / "upload" / "last.ckpt"
-    with pytest.raises(CifarkitError), recording(recorder):
+
+    def train() -> None:
         store.down = True
         recorder.log_params({"lr": 0.1})
-        recorder.on_epoch(row(1), True, [[0.1]])
+        recorder.on_epoch(row(1), True)
         checkpoint.parent.mkdir()
         checkpoint.write_bytes(b"weights")
         recorder.log_artifact(checkpoint, "checkpoints", delete=True)
         recorder.log_text("a table", "summary.txt")
         raise CifarkitError("no")
+
+    with pytest.raises(CifarkitError), recording(recorder):
+        train()
     assert recorder.unsent == 6
     assert client.get_run(run_id).info.status == "RUNNING"
     (journal,) = left_behind(this_process_too=True)
@@ -362,7 +366,7 @@ def test_entries_sent_twice_are_in_the_store_once(recorder: RunRecorder, client:
     (recorder.folder / "last.ckpt").write_bytes(b"weights")
     recorder.log_dataset("digits train", "0123456789abcdef", "training")
     recorder.log_params({"lr": 0.1})
-    recorder.on_epoch(row(1), True, [[0.1]])
+    recorder.on_epoch(row(1), True)
     recorder.log_artifact(recorder.folder / "last.ckpt", "checkpoints", delete=True)
     recorder.flush()
     kept = [line for line in journal.read_text().split("\n") if '"sent"' not in line]
@@ -384,7 +388,7 @@ def test_a_resumed_run_does_not_record_an_epoch_twice(uri: str, client: Any, add
     recorder.start({}, resume=run_id)
     with recording(recorder):
         for epoch in (1, 2):
-            recorder.on_epoch(row(epoch), True, [[0.1]])
+            recorder.on_epoch(row(epoch), True)
     assert [m.step for m in client.get_metric_history(run_id, "val/acc")] == [1, 2]
 
 
@@ -413,7 +417,7 @@ def test_a_slow_store_does_not_hold_up_the_training(
     run_id = recorder.start(FIT)
     started = time.perf_counter()
     for epoch in (1, 2, 3):
-        recorder.on_epoch(row(epoch), True, [[0.1]])
+        recorder.on_epoch(row(epoch), True)
     assert time.perf_counter() - started < 5
     released.set()
     recorder.close("FINISHED")

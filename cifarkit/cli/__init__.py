@@ -20,6 +20,7 @@ from cifarkit.cli.gradcam import gradcam
 from cifarkit.cli.lr_find import lr_find
 from cifarkit.cli.misclassified import misclassified
 from cifarkit.cli.recipes import recipes
+from cifarkit.cli.runs import app as runs
 from cifarkit.cli.summary import summary
 from cifarkit.errors import CifarkitError, Interrupted, Terminated
 
@@ -45,6 +46,7 @@ app.command("gradcam")(gradcam)
 app.command("summary")(summary)
 app.command("recipes")(recipes)
 app.command("bench")(bench)
+app.add_typer(runs, name="runs")
 
 
 def _show_version(wanted: bool) -> None:

@@ -62,17 +62,15 @@ def report_training(
     """The figures of a training itself: examples, augmentation, schedule, curves; its history as JSON.
 
     Args:
-        lrs: by epoch, step and parameter group; of the last epochs only where a training was resumed.
+        lrs: by epoch, step and parameter group.
     """
     title = f"{data.train.short_name}, recipe {result.recipe}, seed {result.seed}"
     out.figure("curves", figures.training_curves(result.rows, result.target_acc, title))
-    if lrs:
-        begin = result.epochs - len(lrs)
-        epochs = [e + i / len(steps) for e, steps in enumerate(lrs, begin) for i in range(len(steps))]
-        groups = list(zip(*(step for steps in lrs for step in steps), strict=True))
-        series: Any = {f"group {i}": rates for i, rates in enumerate(groups)}
-        series = series if len(groups) > 1 else groups[0]
-        out.figure("learning_rate", figures.lr_schedule(series, epochs, title))
+    epochs = [epoch + i / len(steps) for epoch, steps in enumerate(lrs) for i in range(len(steps))]
+    groups = list(zip(*(step for steps in lrs for step in steps), strict=True))
+    series: Any = {f"group {i}": rates for i, rates in enumerate(groups)}
+    series = series if len(groups) > 1 else groups[0]
+    out.figure("learning_rate", figures.lr_schedule(series, epochs, title))
     first = data.train.take(range(min(40, len(data.train))))
     titles = [first.classes[label] for label in first.labels]
     out.figure(

@@ -10,7 +10,7 @@ from cifarkit.tracking.environment import environment_tags
 from cifarkit.tracking.journal import Journal, left_behind
 from cifarkit.tracking.model import save_model
 from cifarkit.tracking.recorder import RunRecorder, recording, sync
-from cifarkit.tracking.runs import ERROR, KIND, PLAN, PROCESS, end_vanished, find_run, is_alive
+from cifarkit.tracking.runs import ERROR, KIND, PLAN, PROCESS, end_vanished, find_run, is_alive, list_fits
 from cifarkit.tracking.store import add_artifacts, connect, experiment_id, fetch_artifact, place
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "find_run",
     "is_alive",
     "left_behind",
+    "list_fits",
     "place",
     "recording",
     "save_model",

@@ -220,7 +220,7 @@ class RunRecorder:
     def on_validation(self, epoch: int) -> None:
         """Nothing to record yet."""
 
-    def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
+    def on_epoch(self, row: EpochRow, best: bool) -> None:
         if row.epoch in self._recorded:  # by a process that died before its checkpoint was there
             return
         self.log_metrics(

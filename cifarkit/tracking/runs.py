@@ -6,9 +6,10 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from cifarkit.errors import RunNotFound, UsageError
+from cifarkit.errors import CifarkitError, RunNotFound, UsageError
+from cifarkit.results import RunRow
 from cifarkit.tracking.processes import is_process, on_this_host
-from cifarkit.tracking.store import check_name
+from cifarkit.tracking.store import check_name, tracking_error
 
 # Tags: what kind of run it is, what was asked for, why it failed, the process that writes it and when
 # that was last seen at work, in seconds since 1970.
@@ -39,19 +40,7 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
     if len(reference) == 32:
         with suppress(Exception):
             return client.get_run(reference)
-    runs: list[Any] = []
-    token = None
-    while found is not None:
-        page = client.search_runs(
-            [found.experiment_id],
-            filter_string=f"tags.`{KIND}` = 'fit'",
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
-        )
-        runs += page
-        token = page.token
-        if not token:
-            break
+    runs = _fits(client, found.experiment_id) if found is not None else []
     if reference == "last" and unfinished:
         for run in runs:
             if run.info.status != "FINISHED" and not is_alive(run) and can_go_on(client, run):
@@ -72,6 +61,56 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
     latest = ", ".join(run.info.run_id[:8] for run in runs[:3]) or "none"
     what = f"{len(matches)} runs start with" if matches else "no run has the id"
     raise RunNotFound(f"{what} {reference!r} in the experiment {experiment!r}; the latest are: {latest}")
+
+
+def list_fits(client: Any, experiment: str, limit: int) -> list[RunRow]:
+    """The fits of an experiment, the latest first; those whose process is gone are ended before.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    try:
+        found = client.get_experiment_by_name(check_name(experiment))
+        if found is None:
+            return []
+        end_vanished(client, found.experiment_id)
+        return [_row(run) for run in _fits(client, found.experiment_id)[:limit]]
+    except CifarkitError:
+        raise
+    except Exception as error:
+        raise tracking_error(client.tracking_uri, error) from error
+
+
+def _fits(client: Any, experiment: str) -> list[Any]:
+    """All fits of an experiment, by its id, the latest first."""
+    runs: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment],
+            filter_string=f"tags.`{KIND}` = 'fit'",
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def _row(run: Any) -> RunRow:
+    tags, metrics = run.data.tags, run.data.metrics
+    return RunRow(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        reason=tags.get(ERROR),
+        dataset=tags.get("dataset"),
+        recipe=run.data.params.get("recipe"),
+        val_acc=metrics.get("best_val_acc", metrics.get("val/acc")),
+        train_seconds=metrics.get("train_seconds"),
+        started_milliseconds=run.info.start_time,
+    )
 
 
 def is_alive(run: Any) -> bool:

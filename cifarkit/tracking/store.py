@@ -46,6 +46,8 @@ def connect(uri: str | None) -> Any:
             database = Path(uri.removeprefix("sqlite:///"))
             # Two processes that create the tables at the same time would trip over each other.
             with FileLock(database.with_name(f".{database.name}.lock")):
+                if not database.exists():
+                    _create(mlflow, database)
                 client = mlflow.MlflowClient(uri)
                 client.search_experiments(max_results=1)
         else:
@@ -54,6 +56,15 @@ def connect(uri: str | None) -> Any:
     except Exception as error:  # MLflow lets requests', SQLAlchemy's and the system's errors through
         raise tracking_error(uri, error) from error
     return client
+
+
+def _create(mlflow: Any, database: Path) -> None:
+    """Make a database with all its tables, whole or not at all: MLflow cannot open one with some of them."""
+    fresh = database.with_name(f".{database.name}.new")
+    for left in (fresh, fresh.with_name(f"{fresh.name}-journal")):
+        left.unlink(missing_ok=True)
+    mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+    fresh.replace(database)
 
 
 def tracking_error(uri: str, error: BaseException) -> TrackingError:

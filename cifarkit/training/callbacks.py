@@ -33,8 +33,8 @@ class Observer(Protocol):
     def on_validation(self, epoch: int) -> None:
         """Validation of ``epoch`` begins."""
 
-    def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
-        """An epoch is done and its checkpoints are written; ``lrs`` holds each step's learning rates."""
+    def on_epoch(self, row: EpochRow, best: bool) -> None:
+        """An epoch is done and its checkpoints are written."""
 
 
 class Reporter(pl.Callback):
@@ -58,7 +58,6 @@ class Reporter(pl.Callback):
         self.story, self.observers, self.folder = story, observers, folder
         self.val_split, self.target_acc = val_split, target_acc
         self.earlier_seconds = story.rows[-1].train_seconds if story.rows else 0.0
-        self.lrs: list[list[float]] = []
         self.reported = 0.0
 
     @property
@@ -72,13 +71,13 @@ class Reporter(pl.Callback):
         self.epoch_started = self.reported = self.idle_since = time.perf_counter()
         self.waited = 0.0
         self.train_seconds = math.nan
-        self.lrs = []
+        self.story.lrs.append([])
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self.waited += time.perf_counter() - self.idle_since
-        self.lrs.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+        self.story.lrs[-1].append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -113,7 +112,7 @@ class Reporter(pl.Callback):
             val_acc=val_acc,
             val_split=self.val_split,
             image_side=module.side,
-            lr=self.lrs[-1][0],
+            lr=self.story.lrs[-1][-1][0],
             images_per_second=self._images(module, int(trainer.num_training_batches)) / self.train_seconds,
             waiting_share=self.waited / self.train_seconds,
             epoch_seconds=now - self.epoch_started,
@@ -129,7 +128,7 @@ class Reporter(pl.Callback):
         # Not earlier: a checkpoint from within the epoch would make a resume run its end twice.
         save_checkpoints(trainer, self.folder, best=self.improved)
         for observer in self.observers:
-            observer.on_epoch(row, self.improved, self.lrs)
+            observer.on_epoch(row, self.improved)
         if self.target_acc is not None and row.val_acc >= self.target_acc:
             trainer.should_stop = True
 

@@ -25,7 +25,8 @@ from cifarkit.results import EpochRow
 from cifarkit.training.module import Classifier
 
 KEY = "cifarkit"
-FORMAT = 3
+RATES = "learning_rates"
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,17 @@ class Checkpoint:
 
 
 class StoryKeeper(pl.Callback):
-    """Writes the story into every checkpoint Lightning saves."""
+    """Writes the story into every checkpoint Lightning saves.
 
-    def __init__(self, story: Story) -> None:
+    Attributes:
+        rows: of the epochs that are done.
+        lrs: learning rate by epoch, step and parameter group.
+    """
+
+    def __init__(self, story: Story, lrs: Sequence[list[list[float]]] = ()) -> None:
         self.story = story
         self.rows: list[EpochRow] = list(story.rows)
+        self.lrs = list(lrs)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -92,6 +99,7 @@ class StoryKeeper(pl.Callback):
         story["preprocessing"]["side"] = pl_module.side
         story["rows"] = [asdict(row) for row in self.rows]
         checkpoint[KEY] = {"format": FORMAT, **story}
+        checkpoint[RATES] = [torch.tensor(epoch, dtype=torch.float64) for epoch in self.lrs]
 
 
 def save_checkpoints(trainer: pl.Trainer, folder: Path, *, best: bool) -> None:
@@ -151,6 +159,16 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path} lacks part of its record ({error})") from error
     return story, content
+
+
+def read_rates(path: Path) -> list[list[list[float]]]:
+    """The learning rates that led to a checkpoint, by epoch, step and parameter group.
+
+    Raises:
+        CheckpointError: as `read_story`.
+    """
+    _, content = read_story(path)
+    return [epoch.tolist() for epoch in content[RATES]]
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -23,7 +23,7 @@ from cifarkit.pipeline import epoch_order, eval_loader, train_loader
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow, FitResult, merit
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
-from cifarkit.training.checkpoints import Story, StoryKeeper, read_story
+from cifarkit.training.checkpoints import Story, StoryKeeper, read_rates, read_story
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.hardware import Hardware, reuse_freed_memory
 from cifarkit.training.module import Classifier
@@ -84,14 +84,15 @@ def fit(
     )
     if resume:
         story = replace(story, rows=_rows_to_continue(resume, recipe, data))
-        best = resume.with_name("best.ckpt")
-        if best.is_file() and best.parent != folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(best, folder / best.name)
+        for name in ("best.ckpt", "last.ckpt"):
+            kept = resume if name == "last.ckpt" else resume.with_name(name)
+            if kept.is_file() and kept != folder / name:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(kept, folder / name)
         if is_complete(story):  # stopped between its last epoch and its end
             return _result(recipe, data, hardware, seed, target_acc, story.rows, folder)
     network = build_network(recipe, data)
-    keeper, stop = StoryKeeper(story), StopOnSignal()
+    keeper, stop = StoryKeeper(story, read_rates(resume) if resume else ()), StopOnSignal()
     reporter = Reporter(keeper, observers, folder, val_split=data.val.split, target_acc=target_acc)
     with _quiet_lightning(), stop.listening():
         trainer = pl.Trainer(

@@ -94,7 +94,6 @@ class Watcher:
     at_epoch: Callable[[int], None] = lambda epoch: None
     rows: list[EpochRow] = field(default_factory=list)
     best: list[bool] = field(default_factory=list)
-    lrs: list[Sequence[float]] = field(default_factory=list)
     steps: list[tuple[int, int, int]] = field(default_factory=list)
     validations: list[int] = field(default_factory=list)
 
@@ -104,10 +103,9 @@ class Watcher:
     def on_validation(self, epoch: int) -> None:
         self.validations.append(epoch)
 
-    def on_epoch(self, row: EpochRow, best: bool, lrs: Sequence[Sequence[float]]) -> None:
+    def on_epoch(self, row: EpochRow, best: bool) -> None:
         self.rows.append(row)
         self.best.append(best)
-        self.lrs += lrs
         self.at_epoch(row.epoch)
 
 

@@ -1,0 +1,81 @@
+"""`cifarkit runs`: what is in the store, and what has not reached it yet."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cifarkit.cli import options
+from cifarkit.console import Terminal, duration, percent
+from cifarkit.errors import TrackingError
+from cifarkit.results import RunTable, Synced, SyncTable
+
+app = typer.Typer(help="List the fits of an experiment; send what has not been recorded yet.")
+
+
+@app.command("list")
+def list_(
+    limit: Annotated[int, options.option("--limit", "Show at most so many, the latest first.", min=1)] = 20,
+    experiment: options.Experiment = "cifarkit",
+    tracking_uri: options.TrackingUri = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """List the fits of an experiment with status and accuracy. Stdout gets their ids.
+
+    A run whose process is gone without having ended it is FAILED from then on.
+    """
+    from rich.table import Table
+
+    terminal = Terminal(json=json, quiet=quiet)
+    with terminal.busy("asking the store"):
+        from cifarkit import tracking
+
+        client = tracking.connect(tracking_uri)
+        runs = tracking.list_fits(client, experiment, limit)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "status", "name"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("accuracy", "training"):
+        table.add_column(heading, justify="right")
+    table.add_column("why it failed")
+    for run in runs:
+        accuracy = "" if run.val_acc is None else percent(run.val_acc)
+        took = "" if run.train_seconds is None else duration(run.train_seconds)
+        table.add_row(run.run_id[:8], run.status, run.name, accuracy, took, run.reason or "")
+    terminal.show(table)
+    terminal.answer(RunTable(tuple(runs)), "\n".join(run.run_id for run in runs))
+
+
+@app.command("sync")
+def sync(json: options.Json = False, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
+    """Send what runs started in this folder have not been able to record. Stdout gets the ids of those
+    that are complete now.
+
+    Each goes to the store that it was meant for; training runs are left alone.
+    """
+    terminal = Terminal(json=json, quiet=quiet)
+    with terminal.busy("looking for what has not been sent"):
+        from cifarkit import tracking
+
+        journals = tracking.left_behind()
+    done = []
+    for journal in journals:
+        run_id, entries = journal.header["run_id"], len(journal.pending)
+        with terminal.busy(f"sending what is left of run {run_id[:8]}"):
+            try:
+                problems = tracking.sync(journal)
+            except TrackingError as error:
+                problems = [str(error)]
+        for problem in problems:
+            terminal.warn(f"run {run_id[:8]}: {problem}")
+        done.append(Synced(run_id, entries - len(journal.pending), len(journal.pending), tuple(problems)))
+    if not journals:
+        terminal.say("everything has been sent")
+    complete = [each.run_id for each in done if not each.left]
+    terminal.answer(SyncTable(tuple(done)), "\n".join(complete))
+    left = [each.run_id[:8] for each in done if each.left]
+    if left:
+        raise TrackingError(f"not everything could be sent: {', '.join(left)}")

@@ -1,0 +1,136 @@
+"""SIGKILL at any moment: the run goes on and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fault_harness import Process, Store, assert_same_training
+
+Start = Callable[..., Process]
+
+# Growing images and hard examples are the parts whose state is easily lost.
+FIT = (
+    "fit", "--dataset", "digits", "--recipe", "fast", "--model", "small-cnn", "--optimizer", "adamw",
+    "--lr", "0.003", "--epochs", "4", "--batch-size", "128", "--seed", "3",
+)  # fmt: skip
+RESUME = ("fit", "--resume")
+
+
+@pytest.fixture(scope="module")
+def reference(start: Start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, str, float]:
+    """The training that nothing disturbed, and the seconds that it took."""
+    folder = tmp_path_factory.mktemp("reference")
+    began = time.monotonic()
+    process = start(*FIT, folder=folder)
+    assert process.wait() == 0, process.said
+    took = time.monotonic() - began
+    store = Store(folder)
+    (run_id,) = store.runs
+    return store, run_id, took
+
+
+def test_two_trainings_are_equal(start: Start, tmp_path: Path, reference: tuple[Store, str, float]) -> None:
+    process = start(*FIT, folder=tmp_path)
+    assert process.wait() == 0, process.said
+    store = Store(tmp_path)
+    assert_same_training(store, process.answer, reference[0], reference[1])
+
+
+def killed_and_resumed(
+    start: Start, folder: Path, reference: tuple[Store, str, float], moments: list[float]
+) -> int:
+    """Start, kill after a share of the time that the whole takes, go on, kill again, ...; then to the end.
+
+    Returns:
+        How often there was something to kill.
+    """
+    whole, whole_id, seconds = reference
+    store, kills = Store(folder), 0
+    for moment in [*moments, None]:
+        run_ids = list(store.runs)
+        process = start(*((*RESUME, run_ids[0]) if run_ids else FIT), folder=folder)
+        if moment is None:
+            assert process.wait() == 0, process.said
+            break
+        deadline = time.monotonic() + moment * seconds
+        while time.monotonic() < deadline and "FINISHED" not in store.runs.values():
+            time.sleep(0.005)
+        process.kill()
+        if "FINISHED" in store.runs.values():
+            break
+        kills += 1
+    (run_id,) = store.runs
+    assert_same_training(store, run_id, whole, whole_id)
+    if (folder / ".cifarkit").exists():  # killed between the end of the run and that of its folder
+        process = start("runs", "sync", folder=folder)
+        assert process.wait() == 0, process.said
+    assert not (folder / ".cifarkit").exists()
+    return kills
+
+
+@pytest.mark.parametrize("trial", range(3))
+def test_killed_at_random_moments(
+    trial: int, start: Start, tmp_path: Path, reference: tuple[Store, str, float]
+) -> None:
+    draw = random.Random(trial)
+    assert killed_and_resumed(start, tmp_path, reference, [draw.random(), draw.random()]) >= 1
+
+
+@pytest.mark.slow
+def test_killed_at_many_random_moments(
+    start: Start, tmp_path: Path, reference: tuple[Store, str, float]
+) -> None:
+    draw, kills, trial = random.Random(100), 0, 0
+    while kills < 24:
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        kills += killed_and_resumed(start, folder, reference, [draw.random() for _ in range(3)])
+        trial += 1
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
+    start: Start, tmp_path: Path, reference: tuple[Store, str, float]
+) -> None:
+    process = start(*FIT, folder=tmp_path)
+    process.until_it_says("\n    3 ")
+    process.kill()
+    store = Store(tmp_path)
+    (run_id,) = store.runs
+    (journal,) = (tmp_path / ".cifarkit").iterdir()
+    # As if the disk had lost what the run kept, and the end of the last file.
+    for path in sorted(journal.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    last = store.artifacts(run_id) / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-1000])
+    process = start(*RESUME, run_id[:8], folder=tmp_path)
+    assert process.wait() == 0, process.said
+    assert "the last checkpoint of run" in process.said
+    assert "is damaged" in process.said
+    assert_same_training(store, run_id, reference[0], reference[1])
+
+
+def test_a_run_at_work_is_not_resumed(start: Start, tmp_path: Path) -> None:
+    process = start(*FIT, folder=tmp_path)
+    process.until_it_says("\n    1 ")
+    (run_id,) = Store(tmp_path).runs
+    second = start(*RESUME, run_id[:8], folder=tmp_path)
+    assert second.wait() == 2
+    assert f"error: run {run_id[:8]} is still being trained" in second.said
+    process.kill()
+
+
+def test_a_vanished_run_is_shown_as_such(start: Start, tmp_path: Path) -> None:
+    process = start(*FIT, folder=tmp_path)
+    process.until(lambda: "RUNNING" in Store(tmp_path).runs.values())
+    process.kill()
+    listed = start("runs", "list", folder=tmp_path, COLUMNS="200")
+    assert listed.wait() == 0, listed.said
+    store = Store(tmp_path)
+    assert list(store.runs.values()) == ["FAILED"]
+    (run_id,) = store.runs
+    assert str(process.number) in str(store.tag(run_id, "cifarkit.error"))
+    assert "is gone" in listed.said
