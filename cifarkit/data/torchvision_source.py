@@ -1,14 +1,13 @@
 """CIFAR and MNIST files in the layout of `torchvision.datasets`, so that a folder serves both.
 
 torchvision says where the files are published. They are parsed here, for three reasons: CIFAR files
-are pickles, and only bytes whose checksum was just taken may be unpickled; torchvision does not check
-the unpacked MNIST files at all; and reading needs no import of torch.
+are pickles, of which torchvision runs whatever they say; it does not check the unpacked MNIST files at all;
+and reading needs no import of torch.
 """
 
 from __future__ import annotations
 
 import gzip
-import pickle
 import shutil
 import tarfile
 import zlib
@@ -18,16 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cifarkit.data.fetch import fetch
+from cifarkit.data.formats import Arrays, read_cifar, read_idx
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.published import PublishedFile, md5_of, replacing
 from cifarkit.data.source import Progress
 from cifarkit.errors import DataError
 from cifarkit.results import FileCheck
-
-Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class TorchvisionSource:
 
 @dataclass(frozen=True)
 class CifarSource(TorchvisionSource):
-    """Pickled batches in one tar archive. Format: https://www.cs.toronto.edu/~kriz/cifar.html
+    """Pickled batches in one tar archive.
 
     Attributes:
         label_key: entry of the batch that holds the labels.
@@ -123,13 +120,12 @@ class CifarSource(TorchvisionSource):
     label_key: str
 
     def _parse(self, contents: Iterator[bytes]) -> Arrays:
-        batches = [pickle.loads(content, encoding="latin1") for content in contents]
-        pixels = [batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for batch in batches]
+        batches = [read_cifar(content, self.label_key, len(self.classes)) for content in contents]
+        pixels = [images for images, _ in batches]
         # Without `out`, concatenate would keep the channels-first memory order of its inputs.
         images = np.empty((sum(map(len, pixels)), 32, 32, 3), dtype=np.uint8)
         np.concatenate(pixels, out=images)
-        labels = np.concatenate([np.asarray(batch[self.label_key], dtype=np.int64) for batch in batches])
-        return images, labels
+        return images, np.concatenate([labels for _, labels in batches])
 
     def _fetch(self, data_dir: Path, progress: Progress) -> None:
         publication = self._publication()
@@ -151,14 +147,12 @@ class CifarSource(TorchvisionSource):
 
 @dataclass(frozen=True)
 class IdxSource(TorchvisionSource):
-    """One gzip file each of images and labels per split, in IDX format.
-
-    Format: a big-endian header of 4 bytes (the last is the number of dimensions) and 4 bytes per
-    dimension, then the bytes. http://yann.lecun.com/exdb/mnist/
-    """
+    """One gzip file each of images and labels per split, in IDX format."""
 
     def _parse(self, contents: Iterator[bytes]) -> Arrays:
-        images, labels = (_read_idx(content) for content in contents)
+        images, labels = (read_idx(content) for content in contents)
+        if images.ndim != 3 or labels.shape != images.shape[:1] or labels.max() >= len(self.classes):
+            raise DataError(f"images of shape {images.shape} with labels of shape {labels.shape}")
         # Copies: arrays over `bytes` are read-only, which torch refuses to share quietly.
         return images[..., None].copy(), labels.astype(np.int64)
 
@@ -178,12 +172,6 @@ class IdxSource(TorchvisionSource):
                 shutil.copyfileobj(packed, out)
             if not placed_by_hand:
                 archive.unlink()
-
-
-def _read_idx(content: bytes) -> npt.NDArray[np.uint8]:
-    dimensions = content[3]
-    shape = np.frombuffer(content, dtype=">u4", count=dimensions, offset=4)
-    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
 def _is_intact(path: Path, md5: str) -> bool:
