@@ -7,7 +7,7 @@ CifarkitError            1   failed; the message is one line
 ├── CheckpointError      1   weights missing, damaged or of another model or data set
 ├── TrackingError        1   the MLflow store cannot be reached or written
 ├── RunNotFound          1   no run has this id
-├── DivergedError        1   the loss became NaN or infinite
+├── DivergedError        1   the loss became NaN, infinite or absurdly large
 ├── TargetNotReached     3   training ended below the target accuracy
 └── Stopped                  the user or the system asked training to stop
     ├── Interrupted    130   Ctrl-C

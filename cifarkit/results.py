@@ -374,7 +374,14 @@ class CalibrationBin:
 @dataclass(frozen=True)
 class Evaluation:
     """`eval`: ``confusion[i][j]`` counts images of class i predicted as class j; ``ece`` is the expected
-    calibration error over the 15 equal bins in ``calibration`` (Guo et al. 2017)."""
+    calibration error over the 15 equal bins in ``calibration`` (Guo et al. 2017).
+
+    Attributes:
+        top1_low, top1_high: Wilson's 95% interval of the accuracy on other images of the same kind.
+        test_looks: how often trainings and questions in the experiment have measured on the test split, this
+            time included; the more often, the less its best number says. None for other splits and where
+            nobody counts.
+    """
 
     run_id: str | None
     dataset: str
@@ -383,9 +390,12 @@ class Evaluation:
     tta: bool
     samples: int
     top1: float
+    top1_low: float
+    top1_high: float
     top5: float
     loss: float
     ece: float
+    test_looks: int | None
     per_class: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]
     calibration: tuple[CalibrationBin, ...]

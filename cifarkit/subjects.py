@@ -30,11 +30,13 @@ class Subject:
 
     Attributes:
         data: one split of a data set; None where it is asked about image files.
+        test_looks: see `results.Evaluation`.
     """
 
     checkpoint: Checkpoint
     data: ImageSet | None
     run_id: str | None = None
+    test_looks: int | None = None
 
     @property
     def story(self) -> Story:

@@ -76,9 +76,12 @@ def evaluation(names: tuple[str, ...]) -> Evaluation:
         tta=False,
         samples=int(confusion.sum()),
         top1=0.8765,
+        top1_low=0.86,
+        top1_high=0.89,
         top5=0.99,
         loss=0.4,
         ece=0.0321,
+        test_looks=None,
         per_class=tuple(ClassScore(name, 90, 0.9, 0.8, 0.5 + i / 300) for i, name in enumerate(names)),
         confusion=tuple(tuple(int(n) for n in row) for row in confusion),
         calibration=tuple(

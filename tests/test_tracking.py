@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ def test_a_whole_run(recorder: RunRecorder, client: Any, tmp_path: Path) -> None
     assert [(m.step, m.value) for m in history] == [(1, 0.25), (2, 0.5), (3, 0.75)]
     assert {
         "train/loss", "train/acc", "val/loss", "val/acc", "lr", "images_per_second", "epoch_seconds",
-        "best_val_acc",
+        "best_val_acc", "test_looks",
     } == {name for name in run.data.metrics if not name.startswith("system/")}  # fmt: skip
     assert [f.path for f in client.list_artifacts(run_id)] == ["figures", "model", "reports", "summary.txt"]
     assert [f.path for f in client.list_artifacts(run_id, "figures")] == ["figures/curve.png"]
@@ -568,6 +569,22 @@ def test_best_is_the_finished_fit_with_the_highest_accuracy(client: Any, add_run
     add_run()
     add_run("KILLED", acc=0.99)
     assert found(client, "best") == best
+
+
+def test_looks_at_the_test_split_are_counted_over_an_experiment(
+    recorder: RunRecorder, client: Any, add_run: Any
+) -> None:
+    run_id = recorder.start(FIT)
+    with recording(recorder):
+        for epoch in (1, 2, 3):
+            recorder.on_epoch(row(epoch), True)
+        recorder.on_epoch(replace(row(4), val_split="val"), True)
+    assert client.get_run(run_id).data.metrics["test_looks"] == 3
+    assert tracking.count_look(client, client.get_run(run_id)) == 4
+    other = add_run()
+    assert tracking.count_look(client, client.get_run(other)) == 5
+    assert tracking.count_look(client, client.get_run(run_id)) == 6
+    assert client.get_run(run_id).data.metrics["test_looks"] == 5
 
 
 def test_an_id_or_a_unique_prefix(client: Any, add_run: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from cifarkit.analysis.predictions import Predictions
@@ -19,6 +20,7 @@ def evaluate(
     model: str,
     tta: bool = False,
     run_id: str | None = None,
+    test_looks: int | None = None,
 ) -> Evaluation:
     """Every score of one set of predictions."""
     labels, predicted = predictions.labels, predictions.predicted
@@ -27,6 +29,8 @@ def evaluate(
         labels, predicted, labels=names, zero_division=0.0
     )
     bins = calibration_bins(predictions)
+    right = predicted == labels
+    low, high = binomtest(int(right.sum()), len(labels)).proportion_ci(0.95, method="wilson")
     return Evaluation(
         run_id=run_id,
         dataset=dataset,
@@ -34,10 +38,13 @@ def evaluate(
         model=model,
         tta=tta,
         samples=len(labels),
-        top1=float((predicted == labels).mean()),
+        top1=float(right.mean()),
+        top1_low=float(low),
+        top1_high=float(high),
         top5=top_k(predictions, 5),
         loss=float(predictions.losses.mean()),
         ece=sum(b.samples * abs(b.accuracy - b.confidence) for b in bins) / len(labels),
+        test_looks=test_looks,
         per_class=tuple(
             ClassScore(name, int(support[i]), float(precision[i]), float(recall[i]), float(f1[i]))
             for i, name in enumerate(predictions.classes)

@@ -50,10 +50,13 @@ def evaluate(
         scores = report_evaluation(network, predictions, out, tta=tta)
     terminal.say(
         f"{scores.dataset}, {scores.split} split, {scores.samples:,} images: "
-        f"top-1 {percent(scores.top1)}, top-5 {percent(scores.top5)}, loss {scores.loss:.4f}, "
+        f"top-1 {percent(scores.top1)} ({percent(scores.top1_low)} to {percent(scores.top1_high)} with 95% "
+        f"confidence), top-5 {percent(scores.top5)}, loss {scores.loss:.4f}, "
         f"ECE {percent(scores.ece)}" + (", with test-time augmentation" if scores.tta else "")
     )
     terminal.show(_table(scores.per_class))
+    if scores.test_looks is not None:
+        terminal.say(f"looks at the test split in this experiment so far: {scores.test_looks:,}")
     terminal.say(f"figures and reports: {out.root}")
     terminal.answer(scores, f"{scores.top1:.4f}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,8 @@ def opened(
     with scratch() as folder, terminal.busy(f"reading run {run_id[:8]} and the images"):
         path = checkpoint_of_run(client, found, Path(folder))
         subject = open_subject(path, data_dir, run_id=run_id, **places)
+        if subject.data is not None and subject.data.split == "test":
+            subject = replace(subject, test_looks=tracking.count_look(client, found))
     out = Folder(output / run_id[:8])
     yield subject, out, hardware
     with terminal.busy(f"adding the results to run {run_id[:8]}"):

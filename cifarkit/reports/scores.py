@@ -22,6 +22,7 @@ def report_evaluation(
         model=subject.story.settings["model"],
         tta=tta,
         run_id=subject.run_id,
+        test_looks=subject.test_looks,
     )
     variant = (*subject.variant, "tta" if tta else None)
     out.figure(named("confusion_matrix", *variant), figures.confusion_matrix(scores))

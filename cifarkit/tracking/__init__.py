@@ -10,7 +10,17 @@ from cifarkit.tracking.environment import environment_tags
 from cifarkit.tracking.journal import Journal, left_behind
 from cifarkit.tracking.model import save_model
 from cifarkit.tracking.recorder import RunRecorder, recording, sync
-from cifarkit.tracking.runs import ERROR, KIND, PLAN, PROCESS, end_vanished, find_run, is_alive, list_fits
+from cifarkit.tracking.runs import (
+    ERROR,
+    KIND,
+    PLAN,
+    PROCESS,
+    count_look,
+    end_vanished,
+    find_run,
+    is_alive,
+    list_fits,
+)
 from cifarkit.tracking.store import add_artifacts, connect, experiment_id, fetch_artifact, place
 
 __all__ = [
@@ -22,6 +32,7 @@ __all__ = [
     "RunRecorder",
     "add_artifacts",
     "connect",
+    "count_look",
     "end_vanished",
     "environment_tags",
     "experiment_id",

@@ -14,7 +14,7 @@ from cifarkit.errors import CifarkitError, Stopped
 from cifarkit.results import EpochRow
 from cifarkit.tracking.journal import Entry, Journal, run_folder
 from cifarkit.tracking.processes import this_process
-from cifarkit.tracking.runs import ERROR, HEARTBEAT, PROCESS, end_vanished
+from cifarkit.tracking.runs import ERROR, HEARTBEAT, LOOKS, PROCESS, end_vanished
 from cifarkit.tracking.store import check_name, connect, experiment_id, place, reason, tracking_error
 
 HEARTBEAT_SECONDS = 30
@@ -232,6 +232,7 @@ class RunRecorder:
                 "lr": row.lr,
                 "images_per_second": row.images_per_second,
                 "epoch_seconds": row.epoch_seconds,
+                LOOKS: row.epoch if row.val_split == "test" else None,
             },
             step=row.epoch,
         )

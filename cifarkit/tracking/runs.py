@@ -21,6 +21,9 @@ HEARTBEAT = "cifarkit.heartbeat"
 
 VANISHED_SECONDS = 300
 
+# Metric: how often a run and the questions asked of it have measured on the test split.
+LOOKS = "test_looks"
+
 
 def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool = False) -> Any:
     """The run that ``--run`` names.
@@ -79,6 +82,22 @@ def list_fits(client: Any, experiment: str, limit: int) -> list[RunRow]:
         raise
     except Exception as error:
         raise tracking_error(client.tracking_uri, error) from error
+
+
+def count_look(client: Any, run: Any) -> int | None:
+    """Note that a run is measured on the test split once more.
+
+    Returns:
+        How often that has happened in its experiment; None where the store cannot tell.
+    """
+    try:
+        before = {each.info.run_id: each for each in _fits(client, run.info.experiment_id)}
+        counts = {run_id: int(each.data.metrics.get(LOOKS, 0)) for run_id, each in before.items()}
+        looks = counts.get(run.info.run_id, 0) + 1
+        client.log_metric(run.info.run_id, LOOKS, looks, step=looks)
+    except Exception:  # the answer itself does not depend on it
+        return None
+    return sum(counts.values()) + 1
 
 
 def _fits(client: Any, experiment: str) -> list[Any]:

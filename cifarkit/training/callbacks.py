@@ -22,6 +22,7 @@ from cifarkit.training.module import Classifier
 
 STEP_REPORT_SECONDS = 0.5
 DIVERGENCE_CHECK_STEPS = 20
+DIVERGED_LOSS = 1000.0
 
 
 class Observer(Protocol):
@@ -139,19 +140,21 @@ class Reporter(pl.Callback):
 
 
 class DivergenceGuard(pl.Callback):
-    """Stops on a loss that is no number, looking every few steps so that a GPU is not made to wait."""
+    """Stops on a loss that is no number, or of a size that no training comes back from, looking every few
+    steps so that a GPU is not made to wait."""
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         due = batch_idx % DIVERGENCE_CHECK_STEPS == 0 or batch_idx + 1 == trainer.num_training_batches
-        if due and not torch.isfinite(outputs["loss"]):
+        if due and not outputs["loss"] < DIVERGED_LOSS:
             raise _diverged(trainer.current_epoch + 1, batch_idx + 1)
 
 
 def _diverged(epoch: int, step: int | None) -> DivergedError:
     where = f"epoch {epoch}" + (f", step {step}" if step else "")
-    return DivergedError(f"the loss is no longer a number ({where}); try a lower --lr or run lr-find")
+    kept = f"the weights after epoch {epoch - 1} are kept; " if epoch > 1 else ""
+    return DivergedError(f"the loss has diverged ({where}); {kept}try a lower --lr or run lr-find")
 
 
 class StopOnSignal(pl.Callback):

@@ -59,7 +59,7 @@ def fit(
     Raises:
         UsageError: the batch is larger than the data, or the images too small for the model.
         CheckpointError: ``resume`` is damaged or belongs to other data.
-        DivergedError: the loss is no longer a number.
+        DivergedError: the loss is no longer a number, or beyond all bounds.
         Interrupted, Terminated: a signal came; checkpoints of the last whole epoch are in ``folder``.
     """
     if recipe.batch_size % hardware.world_size:
@@ -86,7 +86,7 @@ def fit(
         story = replace(story, rows=_rows_to_continue(resume, recipe, data))
         for name in ("best.ckpt", "last.ckpt"):
             kept = resume if name == "last.ckpt" else resume.with_name(name)
-            if kept.is_file() and kept != folder / name:
+            if kept.is_file() and kept.parent != folder:
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(kept, folder / name)
         if is_complete(story):  # stopped between its last epoch and its end

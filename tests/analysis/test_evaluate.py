@@ -30,6 +30,12 @@ def test_top1_and_top5(scores: Evaluation) -> None:
     assert scores.top5 == 1.0  # of three classes
 
 
+def test_the_interval_is_wilsons(scores: Evaluation) -> None:
+    # Wilson 1927, by hand: (p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n) at p = 1/2, n = 6
+    reach = 1.959964 / math.sqrt(6 + 1.959964**2) / 2
+    assert (scores.top1_low, scores.top1_high) == pytest.approx((0.5 - reach, 0.5 + reach), abs=1e-6)
+
+
 def test_confusion_has_the_true_class_in_rows(scores: Evaluation) -> None:
     assert scores.confusion == ((1, 1, 0), (0, 1, 1), (0, 1, 1))
 
