@@ -150,6 +150,27 @@ class RecipeTable:
     recipes: tuple[RecipeRow, ...]
 
 
+# -- the machine ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: ``status`` is ``ok``, ``warn`` or ``fail``."""
+
+    check: str
+    status: str
+    detail: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """`doctor`: every finding, and the status of the worst."""
+
+    worst: str
+    findings: tuple[Finding, ...]
+
+
 # -- runs -----------------------------------------------------------------------------------------
 
 

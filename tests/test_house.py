@@ -26,7 +26,7 @@ FLOORS = (
     ("reports", "followers"),
     ("resuming",),
     ("session",),
-    ("repeats", "speed"),
+    ("repeats", "speed", "doctor"),
     ("cli",),
     ("__main__",),
 )

@@ -14,6 +14,7 @@ import typer
 from cifarkit import __version__
 from cifarkit.cli.bench import bench
 from cifarkit.cli.data import app as data
+from cifarkit.cli.doctor import doctor
 from cifarkit.cli.evaluate import evaluate
 from cifarkit.cli.fit import fit
 from cifarkit.cli.gradcam import gradcam
@@ -47,6 +48,7 @@ app.command("summary")(summary)
 app.command("recipes")(recipes)
 app.command("bench")(bench)
 app.add_typer(runs, name="runs")
+app.command("doctor")(doctor)
 
 
 def _show_version(wanted: bool) -> None:

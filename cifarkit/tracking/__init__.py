@@ -21,7 +21,15 @@ from cifarkit.tracking.runs import (
     is_alive,
     list_fits,
 )
-from cifarkit.tracking.store import add_artifacts, connect, experiment_id, fetch_artifact, place
+from cifarkit.tracking.store import (
+    add_artifacts,
+    connect,
+    experiment_id,
+    fetch_artifact,
+    place,
+    reason,
+    resolve_uri,
+)
 
 __all__ = [
     "ERROR",
@@ -42,7 +50,9 @@ __all__ = [
     "left_behind",
     "list_fits",
     "place",
+    "reason",
     "recording",
+    "resolve_uri",
     "save_model",
     "sync",
 ]

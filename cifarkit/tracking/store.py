@@ -40,7 +40,7 @@ def connect(uri: str | None) -> Any:
     from filelock import FileLock
 
     mlflow = quiet_import()
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or mlflow.get_tracking_uri()
+    uri = resolve_uri(uri)
     try:
         if uri.startswith("sqlite:///"):
             database = Path(uri.removeprefix("sqlite:///"))
@@ -56,6 +56,11 @@ def connect(uri: str | None) -> Any:
     except Exception as error:  # MLflow lets requests', SQLAlchemy's and the system's errors through
         raise tracking_error(uri, error) from error
     return client
+
+
+def resolve_uri(uri: str | None) -> str:
+    """The address given, else ``MLFLOW_TRACKING_URI``, else MLflow's default."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or str(quiet_import().get_tracking_uri())
 
 
 def _create(mlflow: Any, database: Path) -> None:

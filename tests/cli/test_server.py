@@ -2,71 +2,28 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
-from cli_harness import ARTIFACTS, EPOCH_METRICS, Outcome, artifact_names, environment, history, is_picture
+from cli_harness import ARTIFACTS, EPOCH_METRICS, Outcome, artifact_names, history, is_picture
+from real_server import Server
 
 from cifarkit.recipes import find_recipe
 
 pytestmark = pytest.mark.filterwarnings("default")
 
 Cli = Callable[..., Outcome]
-# A server can take a minute to start on a busy machine of two cores.
-START_SECONDS = 180
-# urllib's own opener keeps the proxies that were set when it was first used, by any test.
-direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def answers(address: str) -> bool:
-    try:
-        with direct.open(f"{address}/health", timeout=20) as response:
-            return response.status == 200
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = f"http://127.0.0.1:{port}"
-    store = ("--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", "artifacts")
-    place = ("--host", "127.0.0.1", "--port", port)
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *store, *place, "--workers", "1"],
-            cwd=folder,
-            env=environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not answers(address):
-            assert process.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < deadline, (folder / "server.log").read_text()
-            time.sleep(0.2)
-        yield address
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    made = Server(tmp_path_factory.mktemp("server"))
+    made.start()
+    yield made.address
+    made.stop()
 
 
 def test_a_server_holds_what_the_local_store_would(cli: Cli, server: str, tmp_path: Path) -> None:

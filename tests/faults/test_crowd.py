@@ -1,0 +1,35 @@
+"""Several processes and one store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fault_harness import COMPARED, Process, Store
+
+Start = Callable[..., Process]
+RUNS = 10
+
+
+def test_ten_runs_at_once_on_a_store_that_is_not_there_yet(start: Start, tmp_path: Path) -> None:
+    folders = [tmp_path / str(i) for i in range(RUNS)]
+    for folder in folders:
+        folder.mkdir()
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    processes = [
+        start(
+            "fit", "--dataset", "digits", "--epochs", "1", "--seed", i, "--experiment", f"new-{i % 2}",
+            folder=folder, MLFLOW_TRACKING_URI=store,
+        )
+        for i, folder in enumerate(folders)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.wait() == 0, process.said
+        assert "did not take everything" not in process.said
+    kept = Store(tmp_path)
+    assert set(kept.runs) == {process.answer for process in processes}
+    assert set(kept.runs.values()) == {"FINISHED"}
+    for process in processes:
+        for key in COMPARED:
+            assert [step for step, _ in kept.history(process.answer, key)] == [1], key
+        assert not (process.folder / ".cifarkit").exists()

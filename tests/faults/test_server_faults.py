@@ -1,0 +1,121 @@
+"""A tracking server that dies, freezes or fails in the middle of a run: the training does not notice, and
+everything arrives in the end."""
+
+from __future__ import annotations
+
+import http.client
+import http.server
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fault_harness import COMPARED, Process, Store
+from real_server import Server
+
+Start = Callable[..., Process]
+
+EPOCHS = 8
+FIT = ("fit", "--dataset", "digits", "--epochs", str(EPOCHS))
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("server"))
+    made.start()
+    yield made
+    made.stop()
+
+
+def assert_complete(server: Server, run_id: str) -> None:
+    """Every epoch once, every artifact, a true end."""
+    store = Store(server.folder)
+    assert store.runs[run_id] == "FINISHED"
+    for key in COMPARED:
+        assert [step for step, _ in store.history(run_id, key)] == list(range(1, EPOCHS + 1)), key
+    (kept,) = (server.folder / "artifacts").glob(f"*/{run_id}/artifacts")
+    files = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
+    assert {"checkpoints/best.ckpt", "checkpoints/last.ckpt", "model/MLmodel", "summary.txt"} <= files
+    assert {"figures/curves.png", "figures/gradcam.png", "reports/fit.json"} <= files
+
+
+def test_a_server_that_dies_and_comes_back(start: Start, server: Server, tmp_path: Path) -> None:
+    process = start(*FIT, folder=tmp_path, MLFLOW_TRACKING_URI=server.address, **IMPATIENT)
+    process.until_it_says("\n    2 ")
+    server.stop()
+    assert process.wait() == 0, process.said
+    run_id = process.answer
+    assert "MLflow did not take everything" in process.said
+    assert f".cifarkit/{run_id}" in process.said.replace("\n", "")
+    early = start("runs", "sync", folder=tmp_path, **IMPATIENT)
+    assert early.wait() == 1
+    assert "does not answer" in early.said.replace("\n", " ")
+    server.start()
+    assert Store(server.folder).runs[run_id] == "RUNNING"
+    late = start("runs", "sync", folder=tmp_path)
+    assert late.wait() == 0, late.said
+    assert late.answer == run_id
+    assert_complete(server, run_id)
+    assert not (tmp_path / ".cifarkit").exists()
+
+
+def test_a_server_that_freezes_for_a_while(start: Start, server: Server, tmp_path: Path) -> None:
+    process = start(*FIT, folder=tmp_path, MLFLOW_TRACKING_URI=server.address, **IMPATIENT)
+    process.until_it_says("\n    2 ")
+    server.signal(signal.SIGSTOP)
+    process.until_it_says(f"\n    {EPOCHS} ")  # the training does not wait
+    server.signal(signal.SIGCONT)
+    assert process.wait() == 0, process.said
+    assert_complete(server, process.answer)
+    assert not (tmp_path / ".cifarkit").exists()
+
+
+class Failing(http.server.BaseHTTPRequestHandler):
+    """Hands requests on to a server, or answers 500 to all of them."""
+
+    target: Server
+    failing = False
+    failed = 0
+
+    def _hand_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if Failing.failing:
+            Failing.failed += 1
+            status, content = 500, b'{"error_code": "INTERNAL_ERROR", "message": "no space left on device"}'
+        else:
+            connection = http.client.HTTPConnection("127.0.0.1", self.target.port, timeout=60)
+            headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            status, content = answer.status, answer.read()
+            connection.close()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _hand_on
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def test_a_server_that_answers_500(start: Start, server: Server, tmp_path: Path) -> None:
+    Failing.target, Failing.failing, Failing.failed = server, False, 0
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{proxy.server_port}"
+        process = start(*FIT, folder=tmp_path, MLFLOW_TRACKING_URI=address, **IMPATIENT)
+        process.until_it_says("\n    2 ")
+        Failing.failing = True
+        assert process.wait() == 0, process.said
+        assert Failing.failed > 0
+        assert "no space left on device" in process.said.replace("\n", " ")
+        Failing.failing = False
+        late = start("runs", "sync", folder=tmp_path)
+        assert late.wait() == 0, late.said
+        proxy.shutdown()
+    assert_complete(server, process.answer if "\n" not in process.answer else late.answer)
