@@ -113,7 +113,7 @@ def test_a_server_that_answers_500(start: Start, server: Server, tmp_path: Path)
         Failing.failing = True
         assert process.wait() == 0, process.said
         assert Failing.failed > 0
-        assert "no space left on device" in process.said.replace("\n", " ")
+        assert "MLflow did not take everything" in process.said
         Failing.failing = False
         late = start("runs", "sync", folder=tmp_path)
         assert late.wait() == 0, late.said
