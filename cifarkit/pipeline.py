@@ -146,8 +146,8 @@ class DeviceLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        for at in self.sampler:
-            at = at.to(self.device)
+        # One transfer an epoch: a GPU need not wait for each batch's.
+        for at in torch.cat(list(self.sampler)).to(self.device).split(self.sampler.batch_size):
             yield self.augment(self.images[at], at, self.sampler.epoch), self.labels[at]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,25 +11,27 @@ from torch import Tensor
 
 
 def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
-    """Push the singular values of a matrix towards 1 by a quintic Newton-Schulz iteration.
+    """Push the singular values of matrices towards 1 by a quintic Newton-Schulz iteration.
 
     The coefficients trade exactness for slope at zero: singular values end up near 0.5..1.5, which
     trains as well as exact orthogonalisation (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
     Args:
-        matrix: (rows, columns), any floating type; computed in that type on the CPU (a CPU without
-            bf16 units runs bf16 products a hundred times slower) and in bf16 on a GPU.
+        matrix: (rows, columns), or several of one shape (N, rows, columns), any floating type; computed in
+            that type on the CPU (a CPU without bf16 units runs bf16 products a hundred times slower) and in
+            bf16 on a GPU.
         steps: iterations; 3 are enough here.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.bfloat16() if matrix.is_cuda else matrix
-    x = x / (x.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if tall else x).to(matrix.dtype)
+        gram = x @ x.mT
+        x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.SGD):
@@ -57,14 +60,30 @@ class Muon(torch.optim.SGD):
                 loss = closure()
         for group in self.param_groups:
             if group["filters"]:
-                for filters in group["params"]:
-                    if filters.grad is not None:
-                        self._step_filters(filters, group["lr"], group["momentum"])
+                self._step_filters(group["params"], group["lr"], group["momentum"])
         # The filters' gradients are gone, so SGD's own step finds the other parameters only.
         super().step()
         return loss
 
-    def _step_filters(self, filters: Tensor, lr: float, momentum: float) -> None:
+    def _step_filters(self, params: Sequence[Tensor], lr: float, momentum: float) -> None:
+        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for filters in params:
+            if filters.grad is not None:
+                flat = self._direction(filters, momentum)
+                alike[flat.shape].append((filters, flat))
+        for group in alike.values():
+            # Matrices of one shape at once: a GPU spends longer on starting small products than on them.
+            one = len(group) == 1
+            flats = [flat for _, flat in group]
+            orthogonal = orthogonalise(flats[0])[None] if one else orthogonalise(torch.stack(flats))
+            for (filters, _), update in zip(group, orthogonal, strict=True):
+                out, in_, height, width = filters.shape
+                filters.mul_(out**0.5 / filters.norm().clamp(min=1e-12))
+                filters.add_(update.view(out, height, width, in_).permute(0, 3, 1, 2), alpha=-lr)
+                filters.grad = None
+
+    def _direction(self, filters: Tensor, momentum: float) -> Tensor:
+        """Nesterov momentum of the gradient, as a matrix (out, height * width * in)."""
         gradient = filters.grad
         assert gradient is not None
         state = self.state[filters]
@@ -74,8 +93,4 @@ class Muon(torch.optim.SGD):
         direction = gradient.add(average, alpha=momentum)
         # The order of a matrix's columns does not change its orthogonalisation, so channels-last
         # filters are flattened in the order they lie in memory.
-        out, in_, height, width = direction.shape
-        flat = orthogonalise(direction.permute(0, 2, 3, 1).reshape(out, -1))
-        filters.mul_(out**0.5 / filters.norm().clamp(min=1e-12))
-        filters.add_(flat.view(out, height, width, in_).permute(0, 3, 1, 2), alpha=-lr)
-        filters.grad = None
+        return direction.permute(0, 2, 3, 1).flatten(1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Journal:
         self.header: dict[str, str] = {}
         self.pending: list[Entry] = []
         self._count = 0
+        self._lock = threading.Lock()
         for line in _lines(folder / JOURNAL):
             self._read(line)
 
@@ -79,15 +81,17 @@ class Journal:
         self._write(self.header)
 
     def add(self, kind: str, **content: Any) -> None:
-        """Note what is to be written; on a full disk it is only remembered."""
-        entry = Entry(self._count, kind, content)
-        self._count += 1
-        self.pending.append(entry)
-        self._write({"number": entry.number, "kind": kind, "content": content})
+        """Note what is to be written; on a full disk it is only remembered. From any thread."""
+        with self._lock:
+            entry = Entry(self._count, kind, content)
+            self._count += 1
+            self.pending.append(entry)
+            self._write({"number": entry.number, "kind": kind, "content": content})
 
     def sent(self, entry: Entry) -> None:
-        self.pending.remove(entry)
-        self._write({"sent": entry.number})
+        with self._lock:
+            self.pending.remove(entry)
+            self._write({"sent": entry.number})
 
     def _write(self, line: dict[str, Any]) -> None:
         # A line that a dying process left unfinished ends here, and is skipped when it is read.

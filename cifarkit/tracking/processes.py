@@ -19,8 +19,10 @@ def on_this_host(mark: str) -> bool:
 
 def is_process(mark: str) -> bool:
     """Whether the process of this mark may still be at work; on another host nobody can tell."""
+    if not mark or not on_this_host(mark):
+        return bool(mark)
     process = mark.partition("/")[2]
-    return not on_this_host(mark) or process == _process(int(process.partition("@")[0]))
+    return process == _process(int(process.partition("@")[0]))
 
 
 def _process(pid: int) -> str | None:

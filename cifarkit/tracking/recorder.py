@@ -155,7 +155,7 @@ class RunRecorder:
             return
         run_id = self._opened.result() if self._opened else ""
         refused = 0
-        while len(self.journal.pending) > refused:
+        while not self._closing.is_set() and len(self.journal.pending) > refused:
             entry = self.journal.pending[refused]
             error = self._try(entry, run_id)
             if error is None:
@@ -190,12 +190,9 @@ class RunRecorder:
             silent = silent + 1 if error is not None and not _is_refusal(error) else 0
 
     def _later(self, kind: str, **content: Any) -> None:
-        # Both on the recorder's thread: the training's does not even wait for the disk.
-        def note_and_send() -> None:
-            self.journal.add(kind, **content)
-            self._send()
-
-        self._pool.submit(note_and_send)
+        assert self.run_id
+        self.journal.add(kind, **content)
+        self._pool.submit(self._send)
 
     # -- what can be recorded ---------------------------------------------------------------------
 
@@ -275,8 +272,8 @@ class RunRecorder:
         if self._monitor is not None:
             with suppress(Exception):
                 self._monitor.finish()
-        ended = _milliseconds()
-        self._pool.submit(lambda: self.journal.add("status", status=status, milliseconds=ended))
+        # In the journal at once: whoever loses patience with a slow store still leaves a true status.
+        self.journal.add("status", status=status, milliseconds=_milliseconds())
         self._pool.submit(self._send_last)
         self._pool.shutdown(wait=True)
         if not self.journal.pending:

@@ -108,14 +108,25 @@ def save_checkpoints(trainer: pl.Trainer, folder: Path, *, best: bool) -> None:
 
     All are replaced whole or not at all. (Lightning's ModelCheckpoint forgets what was best when a
     training is resumed in another folder.)
+
+    Raises:
+        CheckpointError: the disk is full, or no longer writable.
     """
-    fresh = folder / ".fresh.ckpt"
-    trainer.save_checkpoint(fresh)
-    if not trainer.is_global_zero:
-        return
-    if best:
-        shutil.copyfile(fresh, folder / ".best.ckpt")
-        os.replace(folder / ".best.ckpt", folder / "best.ckpt")
+    fresh, fresh_best = folder / ".fresh.ckpt", folder / ".best.ckpt"
+    try:
+        trainer.save_checkpoint(fresh)
+        if not trainer.is_global_zero:
+            return
+        if best:
+            shutil.copyfile(fresh, fresh_best)
+            os.replace(fresh_best, folder / "best.ckpt")
+    except (OSError, RuntimeError) as error:  # torch's writer knows no other
+        for part in (fresh, fresh_best):
+            part.unlink(missing_ok=True)
+        why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"no checkpoint can be written in {folder} ({why}); those of the epochs before are kept"
+        ) from error
     last = folder / "last.ckpt"
     if last.exists():
         os.replace(last, folder / "previous.ckpt")

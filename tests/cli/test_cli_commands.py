@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -23,6 +24,8 @@ from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import TrackingError
 from cifarkit.models import MODELS
 from cifarkit.recipes import RECIPES
+from cifarkit.tracking import Journal
+from cifarkit.tracking.journal import run_folder
 
 # In one process with the libraries, what they warn about on import would be errors; the tests that start
 # processes see to it that nobody else sees a warning.
@@ -48,17 +51,20 @@ def is_rate(line: str) -> bool:
     return 0 < float(line) < 1
 
 
+def is_run(line: str) -> bool:
+    return len(line) == 32 and int(line, 16) > 0
+
+
 COMMANDS = {
     "data download": (["digits"], results.DataPath, is_path),
     "data verify": (["digits"], results.VerifyReport, "ok".__eq__),
     "data preview": (["digits", "--count", "2", "--rows", "1"], results.PreviewResult, is_figure),
     "summary": (["small-cnn", "--image-size", "8", "--channels", "1"], results.ModelTable, str.isdigit),
     "lr-find": (["--dataset", "digits", "--steps", "60"], results.LrCurve, is_rate),
-    "bench": (
-        ["--dataset", "digits", "--seconds", "0.1", "--target-acc", "0.5"],
-        results.BenchResult,
-        is_path,
-    ),
+    "bench": (["--dataset", "digits", "--seconds", "0.1"], results.BenchResult, is_path),
+    "doctor": (["--dataset", "digits"], results.Diagnosis, {"ok", "warn"}.__contains__),
+    "runs list": ([], results.RunTable, is_run),
+    "runs sync": ([], results.SyncTable, "".__eq__),
     "eval": ([], results.Evaluation, is_share),
     "misclassified": (["--limit", "2"], results.Misclassified, is_figure),
     "gradcam": (["--limit", "2"], results.CamResult, is_figure),
@@ -115,7 +121,7 @@ def test_stats_as_json(cli: Cli, digits: ImageSet) -> None:
 
 def test_bench_writes_what_it_shows(cli: Cli, tmp_path: Path) -> None:
     command = ("bench", "--dataset", "digits", "--seconds", "0.1", "--output", "here", "--json")
-    outcome = cli(*command, "--workers", "1").succeeded()
+    outcome = cli(*command, "--workers", "1", "--target-acc", "0.5").succeeded()
     result = outcome.validated(results.BenchResult)
     assert json.loads((tmp_path / "here" / "bench.json").read_text()) == result
     assert is_figure(result["figure"])
@@ -125,9 +131,57 @@ def test_bench_writes_what_it_shows(cli: Cli, tmp_path: Path) -> None:
     assert all(row["value"] > 0 for row in rows.values() if row["unit"] in ("images/s", "GFLOP/s", "GB/s"))
     assert rows["augmentation, batched"]["value"] > rows["augmentation, albumentations"]["value"]
     assert 0 < rows["step at 8 pixels"]["share"] < 1
-    assert result["target"] is None
+    assert result["target"]["target_reached"]
     for name in rows:
         assert name in outcome.err or name.split()[0] in outcome.err
+
+
+def findings(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    return {finding["check"]: finding for finding in outcome.validated(results.Diagnosis)["findings"]}
+
+
+def test_doctor_finds_nothing_wrong_with_the_digits(cli: Cli, trained: Trained) -> None:
+    found = findings(cli("doctor", "--dataset", "digits", "--json", store=trained).succeeded())
+    assert {finding["status"] for check, finding in found.items() if check != "threads"} == {"ok"}
+    assert {
+        "packages", "device", "data files", "balance", "duplicates", "draws", "augmentation", "loader",
+        "tracking", "disk", "temporary files",
+    } <= set(found)  # fmt: skip
+    assert "1 thread" in found["threads"]["detail"] or found["threads"]["status"] == "warn"
+
+
+def test_doctor_says_what_is_wrong_with_a_folder(cli: Cli, tmp_path: Path) -> None:
+    colour_folder(tmp_path / "photos" / "train", {"red": (200, 0, 0)}, images=40, side=16)
+    colour_folder(tmp_path / "photos" / "train", {"blue": (0, 0, 200)}, images=4, side=16)
+    copied = tmp_path / "photos" / "test" / "blue" / "again.png"
+    copied.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / "photos" / "train" / "blue" / "00.png", copied)
+    outcome = cli("doctor", "--dataset", "folder:photos", "--image-size", "16")
+    assert outcome.succeeded().line == "warn"
+    assert "40 (red) images a class" in outcome.err
+    assert "1 image of the test split in the training split, too" in outcome.err.replace("\n", " ").replace(
+        "  ", " "
+    )
+
+
+def test_doctor_fails_where_training_would(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    at = ("--tracking-uri", f"sqlite:///{tmp_path}/file/mlflow.db")
+    outcome = cli("doctor", "--data-dir", "nowhere", "--gpus", "9", *at)
+    outcome.failed(1, "not fit to train: device, data files, tracking")
+    assert outcome.out == "fail\n"
+    assert "-> cifarkit data download cifar10" in outcome.err
+
+
+def test_sync_says_what_it_could_not_send(cli: Cli, tmp_path: Path) -> None:
+    journal = Journal(run_folder("0123456789abcdef" * 2))
+    journal.open("0123456789abcdef" * 2, f"sqlite:///{tmp_path}/file/mlflow.db", "")
+    journal.add("tags", values={"a": "b"})
+    (tmp_path / "file").write_text("")
+    outcome = cli("runs", "sync")
+    outcome.failed(1, "not everything could be sent: 01234567")
+    assert "warning: run 01234567: the tracking store" in outcome.err
+    assert journal.folder.exists()
 
 
 # -- data and models ------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cifarkit.data.folder import SUFFIXES, read_image
@@ -56,3 +58,29 @@ def test_decompression_bomb(tmp_path, limit, monkeypatch):
     monkeypatch.setattr("cifarkit.data.folder.MAX_PIXELS", limit - 1)
     with pytest.raises(DataError, match="pixels: refused"):
         read_image(tmp_path / "image.png", 8)
+
+
+TRIES = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@TRIES
+@given(
+    suffix=st.sampled_from([".png", ".jpg", ".gif", ".bmp", ".webp", ".tif", ".ppm"]),
+    at=st.floats(0, 1, exclude_max=True),
+    put=st.binary(min_size=1, max_size=8),
+    cut=st.booleans(),
+)
+def test_any_bytes_are_an_image_or_refused(suffix, at, put, cut, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp()
+    path = folder / f"fuzzed{suffix}"
+    Image.fromarray(np.arange(12 * 9 * 3, dtype=np.uint8).reshape(12, 9, 3)).save(path)
+    content = bytearray(path.read_bytes())
+    place = int(at * len(content))
+    content[place : place + len(put)] = put
+    path.write_bytes(content[:place] if cut else content)
+    try:
+        image = read_image(path, 8)
+    except DataError:
+        return
+    assert image.shape == (8, 8, 3)
+    assert image.dtype == np.uint8

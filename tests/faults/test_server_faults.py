@@ -7,6 +7,7 @@ import http.client
 import http.server
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,6 +71,34 @@ def test_a_server_that_freezes_for_a_while(start: Start, server: Server, tmp_pat
     assert process.wait() == 0, process.said
     assert_complete(server, process.answer)
     assert not (tmp_path / ".cifarkit").exists()
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_frozen_server(
+    start: Start, server: Server, tmp_path: Path
+) -> None:
+    process = start(
+        *FIT[:-1],
+        "100",
+        folder=tmp_path,
+        MLFLOW_TRACKING_URI=server.address,
+        MLFLOW_HTTP_REQUEST_TIMEOUT="60",
+    )
+    process.until_it_says("\n    2 ")
+    server.signal(signal.SIGSTOP)
+    try:
+        process.until_it_says("\n    4 ")  # something waits for an answer now
+        process.signal(signal.SIGINT)
+        process.until_it_says("stopped after")
+        process.signal(signal.SIGINT)
+        began = time.monotonic()
+        assert process.wait() == 130, process.said
+        assert time.monotonic() - began < 5
+    finally:
+        server.signal(signal.SIGCONT)
+    assert process.said.endswith("error: interrupted\n")
+    assert start("runs", "sync", folder=tmp_path).wait() == 0
+    (run_id,) = (run for run, status in Store(server.folder).runs.items() if status == "KILLED")
+    assert f"--resume {run_id}" in process.said.replace("\n", " ")
 
 
 class Failing(http.server.BaseHTTPRequestHandler):

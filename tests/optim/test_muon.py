@@ -59,6 +59,28 @@ def test_tall_is_the_transpose_of_wide() -> None:
     torch.testing.assert_close(orthogonalise(matrix), orthogonalise(matrix.T).T)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_several_at_once_are_each_alone(shape: tuple[int, int]) -> None:
+    several = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    several[1] *= 100
+    alone = torch.stack([orthogonalise(matrix) for matrix in several])
+    torch.testing.assert_close(orthogonalise(several), alone, atol=1e-4, rtol=1e-4)
+
+
+def test_filters_of_one_shape_step_as_each_alone() -> None:
+    together = [parameter(8, 4, 3, 3, seed=seed) for seed in range(3)] + [parameter(4, 8, 3, 3)]
+    alone = [nn.Parameter(filters.detach().clone()) for filters in together]
+    optimizers = [Muon([filters_group(*together)]), *(Muon([filters_group(one)]) for one in alone)]
+    for step in range(3):
+        for seed, (one, other) in enumerate(zip(together, alone, strict=True)):
+            one.grad = gradients(one, 3 * len(together))[3 * seed + step]
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_type_and_input_are_kept(dtype: torch.dtype) -> None:
     matrix = torch.randn(4, 9).to(dtype)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cifarkit.analysis.predictions import predict
 from cifarkit.errors import CheckpointError
@@ -21,6 +25,19 @@ from cifarkit.training.hardware import Hardware
 @pytest.fixture
 def saved(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> Path:
     return Path(fit(recipe, data, cpu, tmp_path, target_acc=0.001).last_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A small checkpoint and what is in it."""
+    from cifarkit.data.datasets import find_dataset
+    from cifarkit.recipes import find_recipe
+    from cifarkit.training.data import load_data
+
+    folder = tmp_path_factory.mktemp("whole")
+    digits = find_recipe("digits").override(epochs=1, batch_size=512, optimizer="sgd", lr=0.01)
+    fit(digits, load_data(find_dataset("digits"), folder), Hardware("cpu", 1, 1, "fp32"), folder)
+    return folder / "last.ckpt", read_story(folder / "last.ckpt")[1]
 
 
 @pytest.fixture
@@ -39,6 +56,43 @@ def edited(saved: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
 def test_it_holds_no_code(saved: Path) -> None:
     content = torch.load(saved, weights_only=True)
     assert {"state_dict", "optimizer_states", "lr_schedulers", "cifarkit"} <= set(content)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(at=st.floats(0, 1, exclude_max=True), flipped=st.integers(1, 255), cut=st.booleans())
+def test_a_damaged_file_is_refused_or_as_good_as_whole(
+    at: float, flipped: int, cut: bool, whole: tuple[Path, dict[str, Any]]
+) -> None:
+    path, expected = whole
+    content = bytearray(path.read_bytes())
+    place = int(at * len(content))
+    content[place] ^= flipped
+    damaged = path.with_name("damaged.ckpt")
+    damaged.write_bytes(content[:place] if cut else content)
+    try:
+        _, found = read_story(damaged)
+    except CheckpointError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:  # where the archive is padded
+        assert found.keys() == expected.keys()
+        for name, weights in expected["state_dict"].items():
+            assert torch.equal(found["state_dict"][name], weights)
+
+
+def test_a_full_disk_keeps_the_checkpoints_before(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watcher: Any
+) -> None:
+    def fill(epoch: int) -> None:
+        def full(*arguments: object, **more: object) -> None:
+            (tmp_path / ".fresh.ckpt").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(pl.Trainer, "save_checkpoint", full)
+
+    with pytest.raises(CheckpointError, match=r"No space left on device\); those of the epochs before"):
+        fit(recipe, data, cpu, tmp_path, observers=[watcher(fill)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
 
 
 def test_a_loaded_network_predicts_what_validation_saw(saved: Path, data: Data) -> None:
