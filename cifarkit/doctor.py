@@ -223,7 +223,7 @@ def store(uri: str | None) -> Iterator[Finding]:
     database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
     if database is not None and not database.exists():
         folder = database.absolute().parent
-        if os.access(folder, os.W_OK):
+        if folder.is_dir() and os.access(folder, os.W_OK):
             yield Finding("tracking", OK, f"{uri} will be made by the first run")
         else:
             yield Finding("tracking", FAIL, f"{folder} cannot be written", "go to another folder")

@@ -147,7 +147,8 @@ class DeviceLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # One transfer an epoch: a GPU need not wait for each batch's.
-        for at in torch.cat(list(self.sampler)).to(self.device).split(self.sampler.batch_size):
+        shown = torch.cat(list(self.sampler)).to(self.device)
+        for at in torch.split(shown, self.sampler.batch_size):
             yield self.augment(self.images[at], at, self.sampler.epoch), self.labels[at]
 
 

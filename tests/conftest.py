@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,24 @@ def one_thread_for_small_tensors() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+@pytest.fixture(scope="session")
+def empty_store(shared_folder: Path) -> Path:
+    """An MLflow database with all its tables, which take seconds to create."""
+    from cifarkit.tracking import connect
+
+    database = shared_folder / "empty-store" / "mlflow.db"
+    database.parent.mkdir(exist_ok=True)
+    connect(f"sqlite:///{database}")
+    return database
 
 
 @pytest.fixture(scope="session")

@@ -59,7 +59,7 @@ def test_every_command_shown_exists_with_its_options() -> None:
     assert len(shown) >= 12
     for line in shown:
         words = re.split(r"cifarkit ", line, maxsplit=1)[1].partition("#")[0].replace(")", " ").split()
-        name = " ".join(words[:2]) if words[0] == "data" else words[0]
+        name = " ".join(words[:2]) if words[0] in ("data", "runs") else words[0]
         assert name in commands, line
         known = {option for parameter in commands[name].params for option in parameter.opts}
         used = {word.strip('"') for word in words if word.startswith("--")}

@@ -180,11 +180,11 @@ class RunRecorder:
         return None
 
     def _send_last(self) -> None:
-        """Try everything once more; how the run ended is tried whatever becomes of the rest."""
+        """Try everything once more; how the run ended, and why, is tried whatever becomes of the rest."""
         run_id = self._opened.result() if self._opened else ""
         silent = 0
         for entry in list(self.journal.pending):
-            if silent >= LAST_TRIES and entry.kind != "status":
+            if silent >= LAST_TRIES and entry.kind not in ("tags", "status"):
                 continue
             error = self._try(entry, run_id)
             silent = silent + 1 if error is not None and not _is_refusal(error) else 0
@@ -269,11 +269,11 @@ class RunRecorder:
         if not self.opened:
             self._pool.shutdown(wait=False, cancel_futures=True)
             return
+        # In the journal at once: whoever loses patience with a slow store still leaves a true status.
+        self.journal.add("status", status=status, milliseconds=_milliseconds())
         if self._monitor is not None:
             with suppress(Exception):
                 self._monitor.finish()
-        # In the journal at once: whoever loses patience with a slow store still leaves a true status.
-        self.journal.add("status", status=status, milliseconds=_milliseconds())
         self._pool.submit(self._send_last)
         self._pool.shutdown(wait=True)
         if not self.journal.pending:

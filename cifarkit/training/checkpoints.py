@@ -6,6 +6,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -122,7 +123,8 @@ def save_checkpoints(trainer: pl.Trainer, folder: Path, *, best: bool) -> None:
             os.replace(fresh_best, folder / "best.ckpt")
     except (OSError, RuntimeError) as error:  # torch's writer knows no other
         for part in (fresh, fresh_best):
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
         why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise CheckpointError(
             f"no checkpoint can be written in {folder} ({why}); those of the epochs before are kept"

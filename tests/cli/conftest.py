@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,13 +11,17 @@ from cli_harness import Outcome, Store, Trained, environment, is_picture, shell
 from filelock import FileLock
 
 import cifarkit.cli
+from cifarkit.tracking import store as store_module
 
 Cli = Callable[..., Outcome]
 
 
 @pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cli]:
-    """Runs one command in this process, which spares the seconds that its imports take.
+def cli(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_store: Path
+) -> Iterator[Cli]:
+    """Runs one command in this process, which spares the seconds that its imports take, on a copy of a store
+    in the place of a new one.
 
     It works in ``tmp_path``, in a store of that folder unless another is passed.
     """
@@ -28,6 +33,7 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(store_module, "_create", lambda mlflow, database: shutil.copy(empty_store, database))
 
     def run(*arguments: object, store: Store | None = None) -> Outcome:
         # The address is absolute because MLflow keeps one connection per address and process.
@@ -41,15 +47,13 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.fixture(scope="session")
-def first_fit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+def first_fit(shared_folder: Path) -> tuple[Path, Outcome]:
     """One real training and an explanation of it, composed in a shell; shared by all test processes.
 
     ``fit.out`` and ``fit.err`` in the folder are what the fit said.
     """
-    base = tmp_path_factory.getbasetemp()
-    root = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    folder, done = root / "first-fit", root / "first-fit.json"
-    with FileLock(root / "first-fit.lock"):
+    folder, done = shared_folder / "first-fit", shared_folder / "first-fit.json"
+    with FileLock(shared_folder / "first-fit.lock"):
         if not done.exists():
             folder.mkdir()
             script = (

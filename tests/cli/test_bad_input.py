@@ -383,9 +383,9 @@ def test_an_output_folder_that_cannot_be(
 def test_what_the_store_does_not_take_is_kept(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "mlruns").write_text("a file where the artifacts should go")
     outcome = cli(*FIT.split()).succeeded()
-    kept = tmp_path / f"unrecorded-{outcome.line[:8]}"
+    kept = tmp_path / ".cifarkit" / outcome.line
     assert "warning: MLflow did not take everything" in outcome.err
-    assert kept.name in outcome.err
+    assert f".cifarkit/{outcome.line}" in outcome.err.replace("\n", "")
     assert Store(tmp_path).statuses == ["FINISHED"]
     cli("eval", "--checkpoint", kept / "checkpoints" / "best.ckpt").succeeded()
     assert leftovers(kept) == []
