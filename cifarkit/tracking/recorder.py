@@ -52,6 +52,7 @@ class RunRecorder:
         self._recorded: set[int] = set()
         self._monitor: Any = None
         self._closing = threading.Event()
+        self._ended = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._connected: Future[Any] = self._pool.submit(connect, uri)
         self._opened: Future[str] | None = None
@@ -257,6 +258,12 @@ class RunRecorder:
         """Wait until everything queued so far has been written or has failed."""
         self._pool.submit(lambda: None).result()
 
+    def note_end(self, status: str) -> None:
+        """Put into the journal how the run ended, unless it is there: that waits for no store."""
+        if self.opened and not self._ended:
+            self.journal.add("status", status=status, milliseconds=_milliseconds())
+            self._ended = True
+
     def close(self, status: str) -> None:
         """Write what is queued and end the run, if it was started.
 
@@ -265,12 +272,11 @@ class RunRecorder:
         Args:
             status: ``FINISHED``, ``FAILED`` or ``KILLED``.
         """
+        self.note_end(status)
         self._closing.set()
         if not self.opened:
             self._pool.shutdown(wait=False, cancel_futures=True)
             return
-        # In the journal at once: whoever loses patience with a slow store still leaves a true status.
-        self.journal.add("status", status=status, milliseconds=_milliseconds())
         if self._monitor is not None:
             with suppress(Exception):
                 self._monitor.finish()
@@ -335,4 +341,8 @@ def recording(recorder: RunRecorder) -> Iterator[None]:
             recorder.set_tags({ERROR: str(error)[:400] or type(error).__name__})
         raise
     finally:
-        recorder.close(status)
+        try:
+            recorder.close(status)
+        except BaseException:  # a second signal: whoever loses patience still leaves a true status
+            recorder.note_end(status)
+            raise
