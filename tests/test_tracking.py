@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import socket
@@ -350,6 +351,17 @@ def test_what_a_dead_store_was_to_get_is_sent_by_sync(
     assert fetch_artifact(client, run_id, "checkpoints/last.ckpt", tmp_path).read_bytes() == b"weights"
     assert fetch_artifact(client, run_id, "summary.txt", tmp_path).read_text() == "a table"
     assert not UNSENT.exists()
+
+
+def test_what_another_host_left_is_known_by_its_silence(uri: str) -> None:
+    journal = Journal(journal_module.run_folder("0" * 32))
+    journal.open("0" * 32, uri, "elsewhere/1@1")
+    assert left_behind() == []
+    long_ago = time.time() - 1000
+    os.utime(journal.folder / JOURNAL, (long_ago, long_ago))
+    assert [each.folder for each in left_behind()] == [journal.folder]
+    journal.touch()
+    assert left_behind() == []
 
 
 def test_entries_sent_twice_are_in_the_store_once(recorder: RunRecorder, client: Any, tmp_path: Path) -> None:

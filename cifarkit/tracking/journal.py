@@ -9,16 +9,18 @@ twice, they are in the store once.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifarkit.tracking.processes import is_process, this_process
+from cifarkit.tracking.processes import VANISHED_SECONDS, is_process, on_this_host, this_process
 
 UNSENT = Path(".cifarkit")
 JOURNAL = "journal.jsonl"
@@ -98,6 +100,11 @@ class Journal:
         with suppress(OSError), (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
             file.write("\n" + json.dumps(line))
 
+    def touch(self) -> None:
+        """A sign of life for other hosts that see the folder."""
+        with suppress(OSError):
+            os.utime(self.folder / JOURNAL)
+
     def remove(self) -> None:
         """The folder is no longer needed."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -135,10 +142,13 @@ def left_behind(*, this_process_too: bool = False) -> list[Journal]:
     """
     journals = [Journal(path.parent.absolute()) for path in sorted(UNSENT.glob(f"*/{JOURNAL}"))]
 
-    def abandoned(process: str) -> bool:
+    def abandoned(journal: Journal) -> bool:
+        process = journal.header["process"]
+        if not on_this_host(process):  # its heartbeat tells
+            return time.time() - (journal.folder / JOURNAL).stat().st_mtime > VANISHED_SECONDS
         return not is_process(process) or (this_process_too and process == this_process())
 
-    return [each for each in journals if each.header and abandoned(each.header["process"])]
+    return [each for each in journals if each.header and abandoned(each)]
 
 
 # -- kinds of entries -----------------------------------------------------------------------------

@@ -7,6 +7,9 @@ import platform
 
 import psutil
 
+# Without a heartbeat for so long, a process on another host counts as gone.
+VANISHED_SECONDS = 300
+
 
 def this_process() -> str:
     """A mark by which `is_process` knows this process again: host, number and second of its start."""

@@ -145,6 +145,7 @@ class RunRecorder:
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):
+            self.journal.touch()
             with suppress(RuntimeError):  # closed meanwhile
                 self._pool.submit(self._send, beat=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cifarkit.errors import CifarkitError, RunNotFound, UsageError
 from cifarkit.results import RunRow
-from cifarkit.tracking.processes import is_process, on_this_host
+from cifarkit.tracking.processes import VANISHED_SECONDS, is_process, on_this_host
 from cifarkit.tracking.store import check_name, tracking_error
 
 # Tags: what kind of run it is, what was asked for, why it failed, the process that writes it and when
@@ -18,8 +18,6 @@ PLAN = "cifarkit.plan"
 ERROR = "cifarkit.error"
 PROCESS = "cifarkit.process"
 HEARTBEAT = "cifarkit.heartbeat"
-
-VANISHED_SECONDS = 300
 
 # Metric: how often a run and the questions asked of it have measured on the test split.
 LOOKS = "test_looks"
