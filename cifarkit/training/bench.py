@@ -19,8 +19,8 @@ from cifarkit.augment.policies import find_policy
 from cifarkit.optim import build_optimizer
 from cifarkit.pipeline import resize, train_loader
 from cifarkit.recipes import Recipe, scaled_side
-from cifarkit.results import BenchRow
-from cifarkit.training.callbacks import Observer
+from cifarkit.results import BenchRow, EpochRow
+from cifarkit.training.callbacks import STEP_REPORT_SECONDS, Observer
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, reuse_freed_memory
@@ -30,6 +30,7 @@ ROUNDS = 3
 MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 COPIED_BYTES = {"cpu": 2**28, "cuda": 2**31}
 STEPS_PER_EPOCH = 8  # of the trainings that overheads are taken from
+OBSERVED_REPORTS = 10
 
 
 def measure_limits(hardware: Hardware, seconds: float) -> list[BenchRow]:
@@ -116,14 +117,15 @@ def measure_overheads(
     folder: Path,
     observed: Callable[[Path], AbstractContextManager[Sequence[Observer]]],
 ) -> list[BenchRow]:
-    """What Lightning's loop, checkpoints, tracking and progress add to the time of a training's steps.
+    """What Lightning's loop, checkpoints, tracking and progress add to a training's time.
 
-    Three ways of training the same steps take turns: a bare loop, `fit` alone, `fit` with observers, and
-    their medians are compared. ``share`` is of the bare loop's time for a step, or for a whole epoch.
+    A bare loop and `fit` without observers take turns at the same steps, and their medians are compared;
+    ``share`` is of the bare loop's time for a step, or for a whole epoch. What observers do happens on other
+    threads: it is their processor time that counts, taken while nothing else runs; ``share`` is of all cores
+    that train.
 
     Args:
-        observed: the observers of one training, given the folder of its checkpoints; whatever they do in the
-            background ends with the context, so that it does not slow the trainings they do not watch.
+        observed: the observers of one training, given the folder of its checkpoints.
     """
     some = data.train.take(range(min(len(data.train), STEPS_PER_EPOCH * recipe.batch_size)))
     small = replace(data, train=some, val=data.val.take(range(1)))
@@ -132,41 +134,59 @@ def measure_overheads(
     steps = len(some) // recipe.batch_size
     bare: list[float] = []
     alone: list[tuple[float, float]] = []
-    watched: list[tuple[float, float]] = []
-    for turn in range(ROUNDS):
-        place = folder / str(turn)
+    for _ in range(ROUNDS):
         bare += (epoch / steps for epoch in _bare_epochs(recipe, small, hardware))
-        alone += _epochs(recipe, small, hardware, place / "alone", ())
-        with observed(place / "watched") as observers:
-            watched += _epochs(recipe, small, hardware, place / "watched", observers)
+        rows = fit(recipe, small, hardware, folder / "checkpoints").rows
+        alone += _steps_and_rests(rows, recipe.batch_size, steps)
+    with observed(folder / "checkpoints") as observers:
+        watching, each_epoch = _observing(observers, rows, steps)
     step = statistics.median(bare)
-    (step_alone, rest_alone), (step_watched, rest_watched) = (
-        tuple(map(statistics.median, zip(*epochs, strict=True))) for epochs in (alone, watched)
-    )
+    step_alone, rest = map(statistics.median, zip(*alone, strict=True))
     epoch = step * (len(data.train) // recipe.batch_size)
-
-    def row(name: str, seconds: float, of: float, unit: str) -> BenchRow:
-        return BenchRow(name, 1e3 * seconds, unit, seconds / of)
-
+    cores = torch.get_num_threads()
     return [
-        row("Lightning's loop", step_alone - step, step, "ms/step"),
-        row("tracking and progress", step_watched - step_alone, step, "ms/step"),
-        row("checkpoints", rest_alone, epoch, "ms/epoch"),
-        row("tracking and progress", rest_watched - rest_alone, epoch, "ms/epoch"),
+        BenchRow("Lightning's loop", 1e3 * (step_alone - step), "ms/step", (step_alone - step) / step),
+        BenchRow("checkpoints", 1e3 * rest, "ms/epoch", rest / epoch),
+        BenchRow("tracking and progress", 1e3 * watching, "ms/s", watching / cores),
+        BenchRow("tracking", 1e3 * each_epoch, "ms/epoch", each_epoch / cores / epoch),
     ]
 
 
-def _epochs(
-    recipe: Recipe, data: Data, hardware: Hardware, folder: Path, observers: Sequence[Observer]
-) -> list[tuple[float, float]]:
+def _steps_and_rests(rows: Sequence[EpochRow], batch_size: int, steps: int) -> list[tuple[float, float]]:
     """Of each epoch but the first, which warms up: seconds of a step, and of what comes after the steps."""
-    rows = fit(recipe, data, hardware, folder, observers=observers).rows
-    steps = len(data.train) // recipe.batch_size
     spent = []
     for before, row in pairwise(rows):
-        step = recipe.batch_size / row.images_per_second
+        step = batch_size / row.images_per_second
         spent.append((step, row.train_seconds - before.train_seconds - steps * step))
     return spent
+
+
+def _observing(observers: Sequence[Observer], rows: Sequence[EpochRow], steps: int) -> tuple[float, float]:
+    """Processor seconds that observers take in a second of training, and beyond that for an epoch's end."""
+
+    def spent(during: Callable[[], None]) -> tuple[float, float]:
+        processor, clock = time.process_time(), time.perf_counter()
+        during()
+        return time.process_time() - processor, time.perf_counter() - clock
+
+    def watch() -> None:
+        for step in range(OBSERVED_REPORTS):
+            for observer in observers:
+                observer.on_step(1, 1 + step % steps, steps, 1000.0)
+            time.sleep(STEP_REPORT_SECONDS)
+
+    def end_epochs() -> None:
+        for row in rows:
+            for observer in observers:
+                observer.on_validation(row.epoch)
+                observer.on_epoch(row, True)
+            time.sleep(STEP_REPORT_SECONDS)
+
+    time.sleep(STEP_REPORT_SECONDS)  # for what they do once, at the beginning
+    processor, clock = spent(watch)
+    rate = processor / clock
+    processor, clock = spent(end_epochs)
+    return rate, max(0.0, processor - rate * clock) / len(rows)
 
 
 def _bare_epochs(recipe: Recipe, data: Data, hardware: Hardware) -> list[float]:
