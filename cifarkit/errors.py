@@ -75,6 +75,14 @@ class Stopped(CifarkitError):
     pass
 
 
+def is_impatient(stop: BaseException) -> bool:
+    """Whether this is a second request to stop, which came while the first was being followed."""
+    earlier = stop.__cause__ or stop.__context__
+    while earlier is not None and not isinstance(earlier, Stopped | KeyboardInterrupt):
+        earlier = earlier.__cause__ or earlier.__context__
+    return earlier is not None
+
+
 class Interrupted(Stopped):
     exit_code = 130
 

@@ -181,6 +181,45 @@ def test_the_status_tells_how_it_ended(
     assert ("cifarkit.error" in run.data.tags) == (status == "FAILED")
 
 
+@pytest.mark.parametrize("second", [KeyboardInterrupt(), Terminated("terminated")], ids=repr)
+def test_a_second_signal_waits_for_no_store(
+    recorder: RunRecorder, client: Any, monkeypatch: pytest.MonkeyPatch, second: BaseException
+) -> None:
+    run_id = recorder.start(FIT)
+    recorder.flush()
+
+    def impatient() -> None:
+        try:
+            raise Interrupted("interrupted")
+        finally:  # the first is still on its way up
+            raise second
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recorder, "close", lambda status: pytest.fail("waits"))
+        with pytest.raises(type(second)), recording(recorder):
+            impatient()
+    (journal,) = left_behind(this_process_too=True)
+    assert sync(journal) == []
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
+def test_a_signal_that_ends_the_waiting_leaves_a_true_status(
+    recorder: RunRecorder, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = recorder.start(FIT)
+
+    def wait(status: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recorder, "close", wait)
+        with pytest.raises(KeyboardInterrupt), recording(recorder):
+            raise Interrupted("interrupted")
+    (journal,) = left_behind(this_process_too=True)
+    assert sync(journal) == []
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
 def test_a_run_is_running_until_it_ends(recorder: RunRecorder, client: Any) -> None:
     run_id = recorder.start(FIT)
     assert client.get_run(run_id).info.status == "RUNNING"

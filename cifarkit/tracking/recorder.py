@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cifarkit.errors import CifarkitError, Stopped
+from cifarkit.errors import CifarkitError, Stopped, is_impatient
 from cifarkit.results import EpochRow
 from cifarkit.tracking.journal import Entry, Journal, run_folder
 from cifarkit.tracking.processes import this_process
@@ -330,12 +330,12 @@ def sync(journal: Journal) -> list[str]:
 @contextmanager
 def recording(recorder: RunRecorder) -> Iterator[None]:
     """Ends the run with the status that tells how the block ended, whatever happens in it."""
-    status = "FAILED"
+    status, impatient = "FAILED", False
     try:
         yield
         status = "FINISHED"
-    except (Stopped, KeyboardInterrupt):
-        status = "KILLED"
+    except (Stopped, KeyboardInterrupt) as stop:
+        status, impatient = "KILLED", is_impatient(stop)
         raise
     except BaseException as error:
         if recorder.opened:
@@ -343,7 +343,7 @@ def recording(recorder: RunRecorder) -> Iterator[None]:
         raise
     finally:
         try:
-            recorder.close(status)
-        except BaseException:  # a second signal: whoever loses patience still leaves a true status
+            if not impatient:
+                recorder.close(status)
+        finally:  # whoever loses patience, here or before, leaves a true status still
             recorder.note_end(status)
-            raise

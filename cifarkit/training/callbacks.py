@@ -183,7 +183,7 @@ class StopOnSignal(pl.Callback):
                 Interrupted("interrupted") if number == signal.SIGINT else Terminated("terminated")
             )
             if self.received:
-                raise stop
+                raise stop from self.received
             self.received = stop
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

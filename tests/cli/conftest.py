@@ -16,6 +16,11 @@ from cifarkit.tracking import store as store_module
 Cli = Callable[..., Outcome]
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """As a copy under another name first: a command that fails early leaves without waiting for its store."""
+    shutil.copy(source, target.with_suffix(".new")).replace(target)
+
+
 @pytest.fixture
 def cli(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_store: Path
@@ -33,7 +38,7 @@ def cli(
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(store_module, "_create", lambda mlflow, database: shutil.copy(empty_store, database))
+    monkeypatch.setattr(store_module, "_create", lambda mlflow, database: copy_whole(empty_store, database))
 
     def run(*arguments: object, store: Store | None = None) -> Outcome:
         # The address is absolute because MLflow keeps one connection per address and process.

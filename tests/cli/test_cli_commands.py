@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import platform
 import shutil
 from collections.abc import Callable
 from itertools import permutations
@@ -175,7 +176,7 @@ def test_doctor_fails_where_training_would(cli: Cli, tmp_path: Path) -> None:
 
 def test_sync_says_what_it_could_not_send(cli: Cli, tmp_path: Path) -> None:
     journal = Journal(run_folder("0123456789abcdef" * 2))
-    journal.open("0123456789abcdef" * 2, f"sqlite:///{tmp_path}/file/mlflow.db", "")
+    journal.open("0123456789abcdef" * 2, f"sqlite:///{tmp_path}/file/mlflow.db", f"{platform.node()}/1@0")
     journal.add("tags", values={"a": "b"})
     (tmp_path / "file").write_text("")
     outcome = cli("runs", "sync")
