@@ -51,6 +51,14 @@ def cli(
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training takes less time than the figures after it, which are the business of other tests."""
+    import cifarkit.repeats  # noqa: F401  # which would keep what it imports from there
+
+    monkeypatch.setattr("cifarkit.session.report", lambda *arguments: None)
+
+
 @pytest.fixture(scope="session")
 def first_fit(shared_folder: Path) -> tuple[Path, Outcome]:
     """One real training and an explanation of it, composed in a shell; shared by all test processes.

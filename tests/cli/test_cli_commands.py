@@ -36,6 +36,13 @@ Cli = Callable[..., Outcome]
 Picture = Callable[[Outcome], Path]
 
 
+@pytest.fixture(autouse=True)
+def measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bench` measures again and again to be sure of a number that is of no interest here."""
+    monkeypatch.setattr("cifarkit.training.bench.ROUNDS", 1)
+    monkeypatch.setattr("cifarkit.training.bench.OBSERVED_REPORTS", 2)
+
+
 def is_path(line: str) -> bool:
     return Path(line).exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from cli_harness import COLOURS, Outcome, Store, artifact_names, colour_folder, history, is_picture, run
+from cli_harness import COLOURS, Outcome, Store, artifact_names, colour_folder, history, is_picture
 
 from cifarkit import results
 
@@ -19,6 +19,7 @@ Cli = Callable[..., Outcome]
 FIT = ("fit", "--dataset", "digits")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_target_reached_ends_the_training(cli: Cli, tmp_path: Path) -> None:
     outcome = cli(*FIT, "--epochs", "8", "--target-acc", "0.5", "--json").succeeded()
     result = outcome.validated(results.FitResult)
@@ -31,6 +32,7 @@ def test_target_reached_ends_the_training(cli: Cli, tmp_path: Path) -> None:
     assert Store(tmp_path).statuses == ["FINISHED"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_target_plans_the_training_and_makes_it_go_on(cli: Cli, tmp_path: Path) -> None:
     outcome = cli(*FIT, "--epochs", "1", "--max-epochs", "3", "--target-acc", "0.9999", "--json")
     outcome.failed(3, "99.99%", "in 3 epochs", "--max-epochs 6")
@@ -44,6 +46,7 @@ def test_a_target_plans_the_training_and_makes_it_go_on(cli: Cli, tmp_path: Path
     assert Store(tmp_path).statuses == ["FINISHED"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_measured_target_says_what_it_takes(cli: Cli) -> None:
     outcome = cli(*FIT, "--target-acc", "0.9").succeeded()
     assert "90.00% needs about 15 epochs: digits came to 99.72%" in outcome.err
@@ -85,6 +88,7 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
     assert alone["rows"][-1]["train_loss"] == fits[1]["rows"][-1]["train_loss"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_slow_loader_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from cifarkit.augment.per_image import PerImage
 
@@ -118,7 +122,7 @@ def test_every_option_reaches_the_run(cli: Cli, tmp_path: Path) -> None:
         "--run-name": "a name",
     }
     flags = [word for pair in options.items() for word in pair]
-    outcome = run([*FIT, *flags], tmp_path).succeeded()
+    outcome = cli(*FIT, *flags).succeeded()
     client = mlflow.MlflowClient(Store(tmp_path).uri)
     found = client.get_run(outcome.line)
     params = found.data.params
@@ -156,6 +160,7 @@ def test_every_option_reaches_the_run(cli: Cli, tmp_path: Path) -> None:
         assert samples != 200 or scores["top1"] == pytest.approx(found.data.metrics["best_val_acc"])
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_settings_from_the_environment_and_a_target_out_of_reach(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
