@@ -127,11 +127,15 @@ class EpochTable:
         effort: how much work each epoch is, in any unit; from it and the time an epoch took follows the
             time left.
         ends: epochs after which the training may end: the last, or an earlier one at the target.
+        batch_size: images per step, over all devices.
         workers: whether processes load the images, for which a training may have to wait.
         validation: the work of a validation as a share of that of an epoch's training.
         val_split: what the validation numbers come from.
         target_acc: see `training.fit.fit`.
         earlier: epochs that a resumed run has behind it.
+
+    Attributes:
+        stopped: what was done of the epoch within which the training stopped, as the rest of a sentence.
     """
 
     def __init__(
@@ -142,6 +146,7 @@ class EpochTable:
         *,
         validation: float,
         val_split: str,
+        batch_size: int,
         workers: bool = False,
         target_acc: float | None = None,
         earlier: Sequence[EpochRow] = (),
@@ -149,12 +154,12 @@ class EpochTable:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
         self.terminal, self.effort, self.ends = terminal, effort, ends
-        self.workers = workers
+        self.batch_size, self.workers = batch_size, workers
         self.validation, self.val_split, self.target_acc = validation, val_split, target_acc
         self.rows: list[EpochRow] = list(earlier)
         self.first_report: tuple[int, float] | None = None
         self.estimated = self.waited = False
-        self.epoch_started = time.perf_counter()
+        self.stopped = ""
         self.bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -185,7 +190,7 @@ class EpochTable:
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
         now = time.perf_counter()
-        left = (steps - step) / step * (now - self.epoch_started)
+        left = (steps - step) * self.batch_size / images_per_second
         if self.first_report is None:
             self.first_report = step, now
         elif not self.estimated and step > self.first_report[0]:
@@ -206,9 +211,11 @@ class EpochTable:
     def on_validation(self, epoch: int) -> None:
         self.bar.update(self.task, description=f"epoch {epoch}/{self._end(epoch)}", note="validating")
 
+    def on_stop(self, epoch: int, step: int, steps: int) -> None:
+        self.stopped = f" and {step} of the {steps} steps of the next"
+
     def on_epoch(self, row: EpochRow, best: bool) -> None:
         self.rows.append(row)
-        self.epoch_started = time.perf_counter()
         if self._live:
             self._live.update(self._render())
         else:

@@ -78,6 +78,7 @@ class EpochOrder:
     Attributes:
         losses: float32 (length,), of every image when it was last seen; infinite before.
         shown: int64, the images of the epoch that runs, in the order of its batches.
+        done: batches of this epoch that an interrupted training has shown before; `shown` holds them.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class EpochOrder:
         self.shown = torch.empty(0, dtype=torch.int64)
         self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0
+        self.epoch = self.done = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -114,16 +115,21 @@ class EpochOrder:
         return round(self.length * self.kept_in(epoch))
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = torch.arange(self.length)
-        if self.shuffle:
-            order = epoch_permutation(self.length, self.seed, self.epoch)
-            images = self._images_in(self.epoch)
-            if images < self.length:
-                hardest = self.losses.cpu()[order].argsort(descending=True, stable=True)[:images]
-                order = order[hardest.sort().values]
-        self.shown = order[self.rank :: self.world_size]
-        for step in range(len(self)):
+        first, self.done = self.done, 0
+        if not first:
+            self.shown = self._order()[self.rank :: self.world_size]
+        for step in range(first, len(self)):
             yield self._batch(step)
+
+    def _order(self) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(self.length)
+        order = epoch_permutation(self.length, self.seed, self.epoch)
+        images = self._images_in(self.epoch)
+        if images == self.length:
+            return order
+        hardest = self.losses.cpu()[order].argsort(descending=True, stable=True)[:images]
+        return order[hardest.sort().values]
 
     def _batch(self, step: int) -> Tensor:
         return self.shown[step * self.batch_size : (step + 1) * self.batch_size]

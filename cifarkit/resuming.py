@@ -72,7 +72,8 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
             continue
         if damaged:
             terminal.say(f"going on after epoch {len(story.rows)}, from the checkpoint before")
-        _add_best(client, run, path, folder, there, terminal)
+        if story.rows:
+            _add_best(client, run, path, folder, there, terminal)
         return Resumed(run_id, run.info.status, _plan(story), story, path)
     if tracking.PLAN not in run.data.tags:
         raise damaged or CheckpointError(f"run {run_id[:8]} holds no checkpoint to go on with")

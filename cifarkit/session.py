@@ -34,7 +34,7 @@ from cifarkit.training.summary import model_table
 
 
 class Uploader:
-    """Copies the checkpoints into the run after every epoch."""
+    """Copies the checkpoints into the run after every epoch and where a training stops."""
 
     def __init__(self, recorder: tracking.RunRecorder, folder: Path) -> None:
         self.recorder, self.folder = recorder, folder
@@ -47,13 +47,19 @@ class Uploader:
         """Nothing to copy yet."""
 
     def on_epoch(self, row: EpochRow, best: bool) -> None:
+        self._copy(f"epoch{row.epoch}", ("previous", "best", "last") if best else ("previous", "last"))
+
+    def on_stop(self, epoch: int, step: int, steps: int) -> None:
+        self._copy(f"epoch{epoch}-step{step}", ("previous", "last"))
+
+    def _copy(self, when: str, names: Sequence[str]) -> None:
         # In this order: whatever is cut short here, a whole checkpoint is there to go on with, and it never
         # tells of a best that is not there.
-        for name in ("previous", "best", "last") if best else ("previous", "last"):
+        for name in names:
             if not (self.folder / f"{name}.ckpt").exists():  # nothing was before the first
                 continue
-            # The file will be replaced while it is being copied: a hard link keeps this epoch's.
-            kept = self.upload / f"{row.epoch}" / f"{name}.ckpt"
+            # The file will be replaced while it is being copied: a hard link keeps this moment's.
+            kept = self.upload / when / f"{name}.ckpt"
             kept.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(self.folder / kept.name, kept)
@@ -168,7 +174,7 @@ def train(
             )
     except Stopped:
         again = f"go on with `cifarkit fit --resume {recorder.run_id}`"
-        terminal.say(f"stopped after {plural(len(shown.rows), 'whole epoch')}; {again}")
+        terminal.say(f"stopped after {plural(len(shown.rows), 'epoch')}{shown.stopped}; {again}")
         raise
     run = recorder.run_id
     result = replace(
@@ -207,6 +213,7 @@ def _epoch_table(
         # A forward pass is a third of a step.
         validation=views / 3 * len(data.val) / len(data.train),
         val_split=data.val.split,
+        batch_size=recipe.batch_size,
         workers=request.workers is not None or not fits_on_device(data.train, torch.device(hardware.device)),
         target_acc=request.target_acc,
         earlier=earlier,

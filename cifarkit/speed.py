@@ -104,7 +104,14 @@ def _overheads(recipe: Recipe, data: Data, hardware: Hardware) -> list[BenchRow]
             recorder = tracking.RunRecorder(store, "bench")
             with tracking.recording(recorder):
                 recorder.start({})
-                table = EpochTable(Terminal.unseen(), [1.0] * 3, [3], validation=0, val_split=data.val.split)
+                table = EpochTable(
+                    Terminal.unseen(),
+                    [1.0] * 3,
+                    [3],
+                    validation=0,
+                    val_split=data.val.split,
+                    batch_size=recipe.batch_size,
+                )
                 with table:
                     yield [table, recorder, Uploader(recorder, checkpoints)]
 

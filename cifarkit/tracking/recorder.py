@@ -219,6 +219,9 @@ class RunRecorder:
     def on_validation(self, epoch: int) -> None:
         """Nothing to record yet."""
 
+    def on_stop(self, epoch: int, step: int, steps: int) -> None:
+        """The status tells."""
+
     def on_epoch(self, row: EpochRow, best: bool) -> None:
         if row.epoch in self._recorded:  # by a process that died before its checkpoint was there
             return

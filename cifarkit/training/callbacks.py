@@ -18,7 +18,7 @@ import torch
 from cifarkit.errors import DivergedError, Interrupted, Stopped, Terminated
 from cifarkit.results import EpochRow, merit
 from cifarkit.training.checkpoints import StoryKeeper, save_checkpoints
-from cifarkit.training.module import Classifier
+from cifarkit.training.module import WITHIN_EPOCH, Classifier
 
 STEP_REPORT_SECONDS = 0.5
 DIVERGENCE_CHECK_STEPS = 20
@@ -36,6 +36,9 @@ class Observer(Protocol):
 
     def on_epoch(self, row: EpochRow, best: bool) -> None:
         """An epoch is done and its checkpoints are written."""
+
+    def on_stop(self, epoch: int, step: int, steps: int) -> None:
+        """The training ends within ``epoch``, after so many of its steps; ``last.ckpt`` holds them."""
 
 
 class Reporter(pl.Callback):
@@ -59,14 +62,17 @@ class Reporter(pl.Callback):
         self.story, self.observers, self.folder = story, observers, folder
         self.val_split, self.target_acc = val_split, target_acc
         self.earlier_seconds = story.rows[-1].train_seconds if story.rows else 0.0
-        self.reported = 0.0
+        self.spent = self.waited = 0.0
 
     @property
     def rows(self) -> list[EpochRow]:
         return self.story.rows
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.started = time.perf_counter()
+        now = time.perf_counter()
+        # In an epoch that goes on, some time has been spent before.
+        self.started = self.epoch_started = now - self.spent
+        self.reported = self.idle_since = now
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.epoch_started = self.reported = self.idle_since = time.perf_counter()
@@ -133,6 +139,21 @@ class Reporter(pl.Callback):
         if self.target_acc is not None and row.val_acc >= self.target_acc:
             trainer.should_stop = True
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        assert isinstance(module, Classifier)
+        if module.within_epoch:
+            seconds = time.perf_counter() - self.epoch_started
+            checkpoint.setdefault(WITHIN_EPOCH, {}).update(seconds=seconds, waited=self.waited)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if WITHIN_EPOCH in checkpoint:
+            self.spent = checkpoint[WITHIN_EPOCH]["seconds"]
+            self.waited = checkpoint[WITHIN_EPOCH]["waited"]
+
     @staticmethod
     def _images(module: pl.LightningModule, batches: int) -> int:
         assert isinstance(module, Classifier)
@@ -158,16 +179,34 @@ def _diverged(epoch: int, step: int | None) -> DivergedError:
 
 
 class StopOnSignal(pl.Callback):
-    """Ends the training after the step in which SIGINT or SIGTERM came."""
+    """Ends the training after the step in which SIGINT or SIGTERM came, and keeps where it is.
 
-    def __init__(self) -> None:
+    After the last step of an epoch its validation comes first. On several devices the epoch that runs is
+    not kept: each of them knows a part of it only.
+
+    Args:
+        folder: of the checkpoints.
+    """
+
+    def __init__(self, observers: Sequence[Observer], folder: Path) -> None:
+        self.observers, self.folder = observers, folder
         self.received: Stopped | None = None
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        if self.received:
-            raise self.received
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(module, Classifier)
+        if not self.received or not module.within_epoch:
+            return
+        if trainer.world_size == 1:
+            save_checkpoints(trainer, self.folder, best=False)
+            for observer in self.observers:
+                observer.on_stop(
+                    trainer.current_epoch + 1, module.steps_done, int(trainer.num_training_batches)
+                )
+        raise self.received
 
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self.received:
             raise self.received
 

@@ -27,7 +27,7 @@ from cifarkit.training.module import Classifier
 
 KEY = "cifarkit"
 RATES = "learning_rates"
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)

@@ -53,14 +53,14 @@ def fit(
         workers: see `pipeline.train_loader`.
         deterministic: use only algorithms that repeat bit for bit (the CPU path does by itself).
         resume: a ``last.ckpt`` to continue, with the ``best.ckpt`` beside it; the training goes on with
-            the epoch after it.
+            the step after it.
         observers: told of steps and epochs on this thread.
 
     Raises:
         UsageError: the batch is larger than the data, or the images too small for the model.
         CheckpointError: ``resume`` is damaged or belongs to other data.
         DivergedError: the loss is no longer a number, or beyond all bounds.
-        Interrupted, Terminated: a signal came; checkpoints of the last whole epoch are in ``folder``.
+        Interrupted, Terminated: a signal came; ``last.ckpt`` in ``folder`` holds the step that was done last.
     """
     if recipe.batch_size % hardware.world_size:
         raise UsageError(f"the batch size must be a multiple of the {hardware.world_size} devices")
@@ -92,7 +92,8 @@ def fit(
         if is_complete(story):  # stopped between its last epoch and its end
             return _result(recipe, data, hardware, seed, target_acc, story.rows, folder)
     network = build_network(recipe, data)
-    keeper, stop = StoryKeeper(story, read_rates(resume) if resume else ()), StopOnSignal()
+    keeper = StoryKeeper(story, read_rates(resume) if resume else ())
+    stop = StopOnSignal(observers, folder)
     reporter = Reporter(keeper, observers, folder, val_split=data.val.split, target_acc=target_acc)
     with _quiet_lightning(), stop.listening():
         trainer = pl.Trainer(
@@ -145,7 +146,7 @@ def fit(
             )
         except SIGTERMException:  # Lightning has a handler of its own, which may come first
             raise stop.received or Terminated("terminated") from None
-        if stop.received:  # after the last step of all
+        if stop.received:  # after the last epoch of all
             raise stop.received
     return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)
 

@@ -17,6 +17,9 @@ from cifarkit.pipeline import Batch, EpochOrder, resize
 from cifarkit.recipes import Recipe, scaled_side
 from cifarkit.training.totals import Totals
 
+# In a checkpoint from within an epoch: what goes on with that epoch needs.
+WITHIN_EPOCH = "within_epoch"
+
 
 class Classifier(pl.LightningModule):
     """Trains a network as a recipe says.
@@ -31,6 +34,7 @@ class Classifier(pl.LightningModule):
 
     Attributes:
         side: of the images that the network sees now, in training and in the validation that follows.
+        steps_done: in the epoch that runs.
     """
 
     def __init__(
@@ -48,16 +52,30 @@ class Classifier(pl.LightningModule):
         self.recipe, self.order, self.ends, self.seed = recipe, order, ends, seed
         self.full_side = self.side = side
         self.train_totals, self.val_totals = Totals(), Totals()
+        self.steps_done = 0
+        self._resumed: dict[str, Any] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images)
         return logits
+
+    def on_train_start(self) -> None:
+        if self._resumed is None:
+            return
+        # Lightning starts no epoch when it goes on within one.
+        for name, value in self._resumed["totals"].items():
+            setattr(self.train_totals, name, value.to(self.device))
+        torch.set_rng_state(self._resumed["generator"])
+        if self.device.type == "cuda" and self._resumed["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(self._resumed["cuda_generator"])
+        self._resumed = None
 
     def on_train_epoch_start(self) -> None:
         # Dropout draws from the global generator; seeding it per epoch makes an epoch's draws depend on
         # (seed, epoch) alone, so that a resumed training sees the ones it would have seen.
         torch.manual_seed(mix(self.seed, self.current_epoch) % 2**63)
         self.train_totals.reset()
+        self.steps_done = 0
         # Lightning counts an epoch's steps before it tells the order which epoch it is.
         self.trainer.fit_loop.max_batches = self.trainer.val_check_batch = len(self.order)
 
@@ -71,13 +89,31 @@ class Classifier(pl.LightningModule):
         self.train_totals.update(logits, labels)
         if min(self.recipe.keep_hardest) < 1:
             self.order.note(batch_index, F.cross_entropy(logits.detach().float(), labels, reduction="none"))
+        self.steps_done = batch_index + 1
         return loss
+
+    @property
+    def within_epoch(self) -> bool:
+        """Whether some steps of an epoch are done and some are not."""
+        return 0 < self.steps_done < len(self.order)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["losses"] = self.order.losses
+        if self.within_epoch:
+            checkpoint.setdefault(WITHIN_EPOCH, {}).update(
+                steps_done=self.steps_done,
+                shown=self.order.shown,
+                totals=self.train_totals.metric_state,
+                generator=torch.get_rng_state(),
+                cuda_generator=torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.order.losses = checkpoint["losses"]
+        if WITHIN_EPOCH in checkpoint:
+            self._resumed = checkpoint[WITHIN_EPOCH]
+            self.order.shown = self._resumed["shown"]
+            self.order.done = self.steps_done = self._resumed["steps_done"]
 
     def on_validation_epoch_start(self) -> None:
         self.val_totals.reset()

@@ -1,8 +1,9 @@
-"""SIGKILL at any moment: the run goes on and ends as if nothing had happened."""
+"""SIGKILL and Ctrl-C at any moment: the run goes on and ends as if nothing had happened."""
 
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ FIT = (
     "--lr", "0.003", "--epochs", "4", "--batch-size", "128", "--seed", "3",
 )  # fmt: skip
 RESUME = ("fit", "--resume")
+SIGNALS = (signal.SIGKILL, signal.SIGINT)
 
 
 @pytest.fixture(scope="session")
@@ -44,53 +46,59 @@ def test_two_trainings_are_equal(start: Start, tmp_path: Path, reference: tuple[
     assert_same_training(store, process.answer, reference[0], reference[1])
 
 
-def killed_and_resumed(
-    start: Start, folder: Path, reference: tuple[Store, str, float], moments: list[float]
+def stopped_and_resumed(
+    start: Start,
+    folder: Path,
+    reference: tuple[Store, str, float],
+    moments: list[tuple[float, signal.Signals]],
 ) -> int:
-    """Start, kill after a share of the time that the whole takes, go on, kill again, ...; then to the end.
+    """Start, send a signal after a share of the time that the whole takes, go on, send another, ...; then to
+    the end.
 
     Returns:
-        How often there was something to kill.
+        How often there was something to stop.
     """
     whole, whole_id, seconds = reference
-    store, kills = Store(folder), 0
-    for moment in [*moments, None]:
+    store, stops = Store(folder), 0
+    for moment, number in [*moments, (None, None)]:
         run_ids = list(store.runs)
         process = start(*((*RESUME, run_ids[0]) if run_ids else FIT), folder=folder)
-        if moment is None:
+        if moment is None or number is None:
             assert process.wait() == 0, process.said
             break
         deadline = time.monotonic() + moment * seconds
         while time.monotonic() < deadline and "FINISHED" not in store.runs.values():
             time.sleep(0.005)
-        process.kill()
+        process.signal(number)
+        assert process.wait() in (-signal.SIGKILL, 130, 0), process.said
         if "FINISHED" in store.runs.values():
             break
-        kills += 1
+        stops += 1
     (run_id,) = store.runs
     assert_same_training(store, run_id, whole, whole_id)
     if (folder / ".cifarkit").exists():  # killed between the end of the run and that of its folder
         process = start("runs", "sync", folder=folder)
         assert process.wait() == 0, process.said
     assert not (folder / ".cifarkit").exists()
-    return kills
+    return stops
 
 
-def test_killed_twice(start: Start, tmp_path: Path, reference: tuple[Store, str, float]) -> None:
-    draw = random.Random(0)
-    moments = [draw.uniform(0.2, 0.5), draw.uniform(0.1, 0.8)]
-    assert killed_and_resumed(start, tmp_path, reference, moments) >= 1
+def test_killed_and_interrupted(start: Start, tmp_path: Path, reference: tuple[Store, str, float]) -> None:
+    moments = [(0.35, signal.SIGKILL), (0.3, signal.SIGINT)]
+    assert stopped_and_resumed(start, tmp_path, reference, moments) >= 1
 
 
 @pytest.mark.slow
-def test_killed_at_many_random_moments(
+def test_stopped_at_many_random_moments(
     start: Start, tmp_path: Path, reference: tuple[Store, str, float]
 ) -> None:
-    draw, kills, trial = random.Random(100), 0, 0
-    while kills < 24:
+    draw, stops, trial = random.Random(100), dict.fromkeys(SIGNALS, 0), 0
+    while min(stops.values()) < 24:
         folder = tmp_path / str(trial)
         folder.mkdir()
-        kills += killed_and_resumed(start, folder, reference, [draw.random() for _ in range(3)])
+        number = SIGNALS[trial % 2]
+        moments = [(draw.random(), number) for _ in range(3)]
+        stops[number] += stopped_and_resumed(start, folder, reference, moments)
         trial += 1
 
 

@@ -89,19 +89,28 @@ def colour_data() -> Data:
 
 @dataclass
 class Watcher:
-    """An observer that remembers everything and does ``at_epoch`` after an epoch."""
+    """An observer that remembers everything, does ``at_epoch`` after an epoch, ``at_step`` after a step
+    that is reported and ``at_validation`` before a validation."""
 
     at_epoch: Callable[[int], None] = lambda epoch: None
+    at_step: Callable[[int, int], None] = lambda epoch, step: None
+    at_validation: Callable[[int], None] = lambda epoch: None
     rows: list[EpochRow] = field(default_factory=list)
     best: list[bool] = field(default_factory=list)
     steps: list[tuple[int, int, int]] = field(default_factory=list)
     validations: list[int] = field(default_factory=list)
+    stops: list[tuple[int, int, int]] = field(default_factory=list)
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
         self.steps.append((epoch, step, steps))
+        self.at_step(epoch, step)
 
     def on_validation(self, epoch: int) -> None:
         self.validations.append(epoch)
+        self.at_validation(epoch)
+
+    def on_stop(self, epoch: int, step: int, steps: int) -> None:
+        self.stops.append((epoch, step, steps))
 
     def on_epoch(self, row: EpochRow, best: bool) -> None:
         self.rows.append(row)
