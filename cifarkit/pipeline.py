@@ -8,6 +8,7 @@ order and how changed, follows from (seed, epoch, index) alone.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -248,7 +249,14 @@ def train_loader(
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(seed),  # else it would draw from the global one
+        worker_init_fn=_in_a_group_of_its_own,
     )
+
+
+def _in_a_group_of_its_own(worker: int) -> None:
+    """Ctrl-C goes to a whole process group; who trains still needs the worker to finish its step."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def epoch_order(loader: DeviceLoader | DataLoader[Any]) -> EpochOrder:

@@ -146,6 +146,10 @@ def fit(
             )
         except SIGTERMException:  # Lightning has a handler of its own, which may come first
             raise stop.received or Terminated("terminated") from None
+        except RuntimeError as error:
+            if stop.received:  # which the workers that load images got as well, and died of
+                raise stop.received from error
+            raise
         if stop.received:  # after the last epoch of all
             raise stop.received
     return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -121,6 +122,16 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
     assert "the last checkpoint of run" in process.said
     assert "is damaged" in process.said
     assert_same_training(store, run_id, reference[0], reference[1])
+
+
+def test_a_signal_to_everything_that_belongs_to_a_training(start: Start, tmp_path: Path) -> None:
+    """As a terminal and a scheduler send it: the processes that load images get it, too."""
+    process = start(*FIT[:-1], "3", "--workers", "1", "--epochs", "50", folder=tmp_path)
+    process.until_it_says("\n    2 ")
+    os.killpg(process.number, signal.SIGTERM)
+    assert process.wait() == 143, process.said
+    assert "stopped after" in process.said
+    assert list(Store(tmp_path).runs.values()) == ["KILLED"]
 
 
 def test_a_run_at_work_is_not_resumed(start: Start, tmp_path: Path) -> None:
