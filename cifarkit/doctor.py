@@ -240,7 +240,10 @@ def store(uri: str | None) -> Iterator[Finding]:
         except CifarkitError as error:
             yield Finding("tracking", FAIL, str(error), "start the server, or leave --tracking-uri out")
         except sqlite3.Error as error:
-            yield Finding("tracking", FAIL, f"{database} cannot be written: {error}", "chmod u+w")
+            if "locked" in str(error):
+                yield Finding("tracking", WARN, f"{database}: another process is writing", "ask again later")
+            else:
+                yield Finding("tracking", FAIL, f"{database} cannot be written: {error}", "chmod u+w")
         else:
             detail = f"{uri}: {plural(experiments, 'experiment')}, answered in {took:.1f} s"
             yield Finding("tracking", OK, detail)

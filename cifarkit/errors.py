@@ -5,13 +5,15 @@ CifarkitError            1   failed; the message is one line
 │   └── UnknownName      2   a name that is in no table; says which are
 ├── DataError            1   files missing, damaged, altered or of the wrong shape
 ├── CheckpointError      1   weights missing, damaged or of another model or data set
+│   └── OtherVersion     1   a checkpoint that another version of cifarkit wrote
 ├── TrackingError        1   the MLflow store cannot be reached or written
 ├── RunNotFound          1   no run has this id
 ├── DivergedError        1   the loss became NaN, infinite or absurdly large
-├── TargetNotReached     3   training ended below the target accuracy
-└── Stopped                  the user or the system asked training to stop
-    ├── Interrupted    130   Ctrl-C
-    └── Terminated     143   SIGTERM
+└── TargetNotReached     3   training ended below the target accuracy
+
+Stopped                      the user or the system asked to stop; no Exception, as KeyboardInterrupt is none
+├── Interrupted        130   Ctrl-C
+└── Terminated         143   SIGTERM
 """
 
 from __future__ import annotations
@@ -55,6 +57,10 @@ class CheckpointError(CifarkitError):
     pass
 
 
+class OtherVersion(CheckpointError):
+    pass
+
+
 class TrackingError(CifarkitError):
     pass
 
@@ -71,8 +77,8 @@ class TargetNotReached(CifarkitError):
     exit_code = 3
 
 
-class Stopped(CifarkitError):
-    pass
+class Stopped(BaseException):
+    exit_code: int
 
 
 def is_impatient(stop: BaseException) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cifarkit import tracking
 from cifarkit.console import Terminal
-from cifarkit.errors import CheckpointError, UsageError
+from cifarkit.errors import CheckpointError, OtherVersion, UsageError
 from cifarkit.request import SHAPING, FitRequest
 from cifarkit.results import EpochRow
 from cifarkit.subjects import checkpoint_of_run
@@ -25,6 +25,7 @@ class Resumed:
 
     Attributes:
         plan: what shapes its training (`FitRequest.plan`).
+        has_params: whether they are recorded.
         story: of its last checkpoint; None where it ended before its first.
         checkpoint: that file, with ``best.ckpt`` beside it.
     """
@@ -32,6 +33,7 @@ class Resumed:
     run_id: str
     status: str
     plan: dict[str, Any]
+    has_params: bool
     story: Story | None = None
     checkpoint: Path | None = None
 
@@ -44,7 +46,7 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
     """The run of this reference, its checkpoints copied into ``folder``.
 
     What a process that is gone has left to be recorded is recorded first. A damaged ``last.ckpt`` gives way
-    to the one before it, and that to the beginning of the training.
+    to the one before it; without any, the training begins anew.
 
     Raises:
         RunNotFound, TrackingError, CheckpointError: there is nothing to go on with.
@@ -58,6 +60,8 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
         if journal.header["run_id"] == run_id:
             for problem in tracking.sync(journal):
                 terminal.warn(f"not recorded: {problem}")
+    run = client.get_run(run_id)  # which may have had its end among that
+    has_params = bool(run.data.params)
     there = {Path(str(file.path)).stem for file in client.list_artifacts(run_id, "checkpoints")}
     damaged: CheckpointError | None = None
     for name in ("last", "previous"):
@@ -66,6 +70,8 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
         path = checkpoint_of_run(client, run, folder, name)
         try:
             story, _ = read_story(path)
+        except OtherVersion:
+            raise
         except CheckpointError as error:
             damaged = damaged or error
             terminal.warn(f"the {name} checkpoint of run {run_id[:8]} is damaged")
@@ -74,11 +80,11 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
             terminal.say(f"going on after epoch {len(story.rows)}, from the checkpoint before")
         if story.rows:
             _add_best(client, run, path, folder, there, terminal)
-        return Resumed(run_id, run.info.status, _plan(story), story, path)
-    if tracking.PLAN not in run.data.tags:
+        return Resumed(run_id, run.info.status, _plan(story), has_params, story, path)
+    if tracking.PLAN not in run.data.tags or "best" in there:
         raise damaged or CheckpointError(f"run {run_id[:8]} holds no checkpoint to go on with")
     terminal.say("no whole epoch was kept: training from the beginning")
-    return Resumed(run_id, run.info.status, json.loads(run.data.tags[tracking.PLAN]))
+    return Resumed(run_id, run.info.status, json.loads(run.data.tags[tracking.PLAN]), has_params)
 
 
 def _add_best(client: Any, run: Any, latest: Path, folder: Path, there: set[str], terminal: Terminal) -> None:

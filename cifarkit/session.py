@@ -94,6 +94,8 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
         with terminal.busy("opening the MLflow run"):
             plan = {tracking.PLAN: json.dumps(request.plan(recipe))}
             run_id = recorder.start(tags(data, hardware) | plan, resume=resumed.run_id if resumed else None)
+        if resumed:  # perhaps with another target
+            recorder.set_tags(plan)
         terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
         terminal.say(splits_line(data, recipe.batch_size))
         training = train(request, recipe, data, hardware, recorder, terminal, resumed)
@@ -109,9 +111,11 @@ def nothing_lost(recorder: tracking.RunRecorder, terminal: Terminal) -> Iterator
     finally:
         if recorder.unsent:
             why = f" ({recorder.problems[0]})" if recorder.problems else ""
+            home = recorder.folder.parent.parent
+            go_there = "" if home == Path.cwd() else f"cd {home} && "
             terminal.alert(
                 f"MLflow did not take everything{why}; it is kept in "
-                f"{os.path.relpath(recorder.folder)}: `cifarkit runs sync` sends it from there"
+                f"{os.path.relpath(recorder.folder)}: `{go_there}cifarkit runs sync` sends it from there"
             )
 
 
@@ -146,7 +150,7 @@ def train(
     if recipe.lr is None:
         recipe = _lr_from_range_test(request, recipe, data, hardware, terminal, out)
         recorder.log_reports(out.written)
-    if not (resumed and resumed.rows):
+    if not (resumed and resumed.has_params):
         recorder.log_params(params(request, recipe, data, hardware))
         log_datasets(recorder, data)
     text, _ = model_table(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
@@ -173,8 +177,8 @@ def train(
                 observers=[shown, recorder, uploader],
             )
     except Stopped:
-        again = f"go on with `cifarkit fit --resume {recorder.run_id}`"
-        terminal.say(f"stopped after {plural(len(shown.rows), 'epoch')}{shown.stopped}; {again}")
+        terminal.say(f"stopped after {plural(len(shown.rows), 'epoch')}{shown.stopped}")
+        terminal.say(f"go on with `cifarkit fit --resume {recorder.run_id}`")
         raise
     run = recorder.run_id
     result = replace(

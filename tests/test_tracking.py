@@ -22,6 +22,7 @@ from cifarkit.errors import (
     CifarkitError,
     Interrupted,
     RunNotFound,
+    Stopped,
     Terminated,
     TrackingError,
     UsageError,
@@ -43,7 +44,7 @@ from cifarkit.tracking import (
 )
 from cifarkit.tracking import journal as journal_module
 from cifarkit.tracking import recorder as recorder_module
-from cifarkit.tracking.journal import JOURNAL, UNSENT
+from cifarkit.tracking.journal import JOURNAL, UNSENT, lock_folder, run_folder
 from cifarkit.tracking.processes import this_process
 from cifarkit.tracking.runs import HEARTBEAT
 from cifarkit.tracking.store import check_name
@@ -218,6 +219,97 @@ def test_a_signal_that_ends_the_waiting_leaves_a_true_status(
     (journal,) = left_behind(this_process_too=True)
     assert sync(journal) == []
     assert client.get_run(run_id).info.status == "KILLED"
+
+
+@pytest.fixture
+def away(client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The store takes no metrics and no files."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise ConnectionError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(client), "log_batch", fail)
+        patched.setattr(type(client), "log_artifact", fail)
+        patched.setattr("cifarkit.tracking.recorder.RETRY_SECONDS", 0)
+        yield patched
+
+
+def test_a_store_that_is_away_does_not_fill_the_disk(
+    recorder: RunRecorder, client: Any, away: pytest.MonkeyPatch
+) -> None:
+    run_id = recorder.start(FIT)
+    for epoch in range(5):
+        path = recorder.folder / f"{epoch}" / "last.ckpt"
+        path.parent.mkdir()
+        path.write_text(f"{epoch}")
+        recorder.log_artifact(path, "checkpoints", delete=True)
+    recorder.close("KILLED")
+    assert [path.read_text() for path in recorder.folder.rglob("last.ckpt")] == ["4"]
+    away.undo()
+    (journal,) = left_behind(this_process_too=True)
+    assert sync(journal) == []
+    assert fetch_artifact(client, run_id, "checkpoints/last.ckpt", Path()).read_text() == "4"
+
+
+def test_what_was_left_behind_does_not_replace_what_came_after(
+    recorder: RunRecorder, client: Any, away: pytest.MonkeyPatch
+) -> None:
+    run_id = recorder.start(FIT)
+    recorder.on_epoch(row(1), True)
+    recorder.close("KILLED")
+    away.undo()
+    client.set_tag(run_id, tracking.PROCESS, "elsewhere/7@1")
+    client.set_terminated(run_id, "FINISHED")
+    (journal,) = left_behind(this_process_too=True)
+    assert ["gone on elsewhere" in problem for problem in sync(journal)] == [True]
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert "val/acc" not in client.get_run(run_id).data.metrics
+    assert not UNSENT.exists()
+
+
+def test_the_end_that_was_not_sent_is_none_for_a_run_that_goes_on(
+    uri: str, recorder: RunRecorder, client: Any, away: pytest.MonkeyPatch
+) -> None:
+    run_id = recorder.start(FIT)
+    recorder.on_epoch(row(1), True)
+    away.setattr(type(client), "set_terminated", lambda *arguments: 1 / 0)
+    recorder.close("KILLED")
+    away.undo()
+    second = RunRecorder(uri, EXPERIMENT)
+    second.start({}, resume=run_id)
+    second.on_epoch(row(1), True)  # done again
+    second.on_epoch(row(2), True)
+    second.flush()
+    assert client.get_run(run_id).info.status == "RUNNING"
+    second.close("FINISHED")
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert [m.step for m in client.get_metric_history(run_id, "val/acc")] == [1, 2]
+    assert not UNSENT.exists()
+
+
+def test_one_process_at_a_time_goes_on_with_a_run(
+    uri: str, client: Any, add_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = add_run("KILLED")
+    monkeypatch.setattr("cifarkit.tracking.recorder.TAKE_OVER_SECONDS", 0.1)
+    late = RunRecorder(uri, EXPERIMENT)
+    with lock_folder(run_folder(run_id)), pytest.raises(UsageError, match="another process"):
+        late.start({}, resume=run_id)
+    late.close("FAILED")
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
+def test_a_run_that_failed_for_a_while_has_no_reason_in_the_end(recorder: RunRecorder, client: Any) -> None:
+    run_id = recorder.start(FIT)
+    client.set_tag(run_id, tracking.ERROR, "its process is gone")
+    recorder.close("FINISHED")
+    assert tracking.ERROR not in client.get_run(run_id).data.tags
+
+
+def test_a_stop_is_no_exception() -> None:
+    """Nothing that catches whatever goes wrong in a figure or a file may catch it."""
+    assert not issubclass(Stopped, Exception)
 
 
 def test_a_run_is_running_until_it_ends(recorder: RunRecorder, client: Any) -> None:
@@ -590,7 +682,7 @@ def test_a_run_whose_process_is_gone_gets_a_true_end(client: Any, add_run: Any) 
     assert end_vanished(client, experiment) == [gone]
     statuses = [client.get_run(run).info.status for run in (gone, at_work, foreign)]
     assert statuses == ["FAILED", "RUNNING", "RUNNING"]
-    assert "999999999@1 is gone" in client.get_run(gone).data.tags[tracking.ERROR]
+    assert "(999999999 on" in client.get_run(gone).data.tags[tracking.ERROR]
     assert end_vanished(client, experiment) == []
 
 
@@ -627,7 +719,11 @@ def test_looks_at_the_test_split_are_counted_over_an_experiment(
     other = add_run()
     assert tracking.count_look(client, client.get_run(other)) == 5
     assert tracking.count_look(client, client.get_run(run_id)) == 6
-    assert client.get_run(run_id).data.metrics["test_looks"] == 5
+    asked = client.get_run(run_id).data.metrics
+    assert (asked["test_looks"], asked["test_looks_asked"]) == (3, 2)
+    # A training that goes on counts its epochs, and forgets no question.
+    client.log_metric(run_id, "test_looks", 4, step=5)
+    assert tracking.count_look(client, client.get_run(run_id)) == 8
 
 
 def test_an_id_or_a_unique_prefix(client: Any, add_run: Any) -> None:

@@ -24,7 +24,7 @@ from cifarkit.cli.misclassified import misclassified
 from cifarkit.cli.recipes import recipes
 from cifarkit.cli.runs import app as runs
 from cifarkit.cli.summary import summary
-from cifarkit.errors import CifarkitError, Interrupted, Terminated
+from cifarkit.errors import CifarkitError, Interrupted, Stopped, Terminated
 
 # Typer carries a click of its own, or uses the installed one, depending on its version.
 ClickUsageError: Any = typer.BadParameter.__bases__[0]
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code. Every error ends here, as one line on stderr."""
     try:
         result = app(args=arguments, standalone_mode=False)
-    except CifarkitError as error:
+    except (CifarkitError, Stopped) as error:
         return _fail(str(error), error.exit_code, arguments)
     except ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":

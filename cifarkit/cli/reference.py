@@ -33,6 +33,9 @@ RECORDS: dict[str, type] = {
     "misclassified": results.Misclassified,
     "gradcam": results.CamResult,
     "bench": results.BenchResult,
+    "runs list": results.RunTable,
+    "runs sync": results.SyncTable,
+    "doctor": results.Diagnosis,
 }
 
 
@@ -40,7 +43,7 @@ def render() -> str:
     """The reference as Markdown: every command with its options, defaults, variables and JSON fields."""
     parts = []
     for name, command in _commands(typer.main.get_command(app)):
-        parts.append(f"### `cifarkit {name}`\n\n{_first_line(command.help)}\n")
+        parts.append(f"### `cifarkit {name}`\n\n{_first_paragraph(command.help)}\n")
         usage = " ".join(_argument(p) for p in command.params if p.param_type_name == "argument")
         parts.append(f"```\ncifarkit {name}{' ' + usage if usage else ''} [OPTIONS]\n```\n")
         rows = [_row(p) for p in command.params if p.param_type_name == "option" and p.name != "help"]
@@ -86,8 +89,8 @@ def _escape(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().splitlines()[0] if text else ""
+def _first_paragraph(text: str | None) -> str:
+    return " ".join((text or "").strip().partition("\n\n")[0].split())
 
 
 def _fields(record: type) -> str:

@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock
+
 from cifarkit.tracking.processes import VANISHED_SECONDS, is_process, on_this_host, this_process
+from cifarkit.tracking.runs import ERROR
 
 UNSENT = Path(".cifarkit")
 JOURNAL = "journal.jsonl"
@@ -61,14 +64,18 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._lock = threading.Lock()
+        self.read()
+
+    def read(self) -> None:
+        """Take what is on the disk."""
         self.header: dict[str, str] = {}
         self.pending: list[Entry] = []
         self._count = 0
-        self._lock = threading.Lock()
-        for line in _lines(folder / JOURNAL):
-            self._read(line)
+        for line in _lines(self.folder / JOURNAL):
+            self._read_line(line)
 
-    def _read(self, line: dict[str, Any]) -> None:
+    def _read_line(self, line: dict[str, Any]) -> None:
         if "run_id" in line:
             self.header = line
         elif "kind" in line:
@@ -87,11 +94,23 @@ class Journal:
         with self._lock:
             entry = Entry(self._count, kind, content)
             self._count += 1
+            if content.get("delete"):
+                self._drop_older(entry)
             self.pending.append(entry)
             self._write({"number": entry.number, "kind": kind, "content": content})
 
+    def _drop_older(self, entry: Entry) -> None:
+        """Files that wait to be replaced by this one: a store that is away must not fill the disk."""
+        for older in list(self.pending):
+            same = older.kind == entry.kind and older.content["place"] == entry.content["place"]
+            if same and older.content["delete"] and str(older) == str(entry):
+                self.pending.remove(older)
+                self._write({"sent": older.number})
+                with suppress(OSError):
+                    (self.folder / older.content["path"]).unlink()
+
     def sent(self, entry: Entry) -> None:
-        with self._lock:
+        with self._lock, suppress(ValueError):  # a newer one may have taken its place
             self.pending.remove(entry)
             self._write({"sent": entry.number})
 
@@ -109,6 +128,7 @@ class Journal:
         """The folder is no longer needed."""
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):  # others are at work in it
+            _lock_path(self.folder).unlink()
             self.folder.parent.rmdir()
 
 
@@ -119,9 +139,18 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(text)
 
 
+def _lock_path(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
+
+
+def lock_folder(folder: Path) -> BaseFileLock:
+    """The lock that whoever writes or sends a run's journal holds; it goes with the process."""
+    return FileLock(_lock_path(folder), thread_local=False)
+
+
 def run_folder(run_id: str) -> Path:
-    """The folder of a run in progress, made if it is not there: in the current folder, or in a temporary
-    one where that cannot be written."""
+    """The folder of a run in progress, made if it is not there: ``.cifarkit/RUN_ID`` in the current folder,
+    or in a temporary one where that cannot be written."""
     for _ in range(10):
         with suppress(FileNotFoundError):  # another process removed the empty parent meanwhile
             try:
@@ -131,7 +160,9 @@ def run_folder(run_id: str) -> Path:
             except OSError:
                 break
             return (UNSENT / run_id).absolute()
-    return Path(tempfile.mkdtemp(prefix="cifarkit-"))
+    folder = Path(tempfile.mkdtemp(prefix="cifarkit-")) / UNSENT / run_id
+    folder.mkdir(parents=True)
+    return folder
 
 
 def left_behind(*, this_process_too: bool = False) -> list[Journal]:
@@ -184,11 +215,14 @@ def _dataset(client: Any, run_id: str, folder: Path, name: str, fingerprint: str
 
 
 def _artifact(client: Any, run_id: str, folder: Path, path: str, place: str, delete: bool) -> None:
-    if delete and not (folder / path).exists():  # sent by a process that died before it could say so
-        return
-    client.log_artifact(run_id, str(folder / path), place)
+    try:
+        client.log_artifact(run_id, str(folder / path), place)
+    except FileNotFoundError:
+        # Sent by a process that died before it could say so, or replaced meanwhile.
+        if not delete or (folder / path).exists():
+            raise
     if delete:
-        (folder / path).unlink()
+        (folder / path).unlink(missing_ok=True)
 
 
 def _artifacts(client: Any, run_id: str, folder: Path, path: str, place: str) -> None:
@@ -201,6 +235,9 @@ def _text(client: Any, run_id: str, folder: Path, text: str, name: str) -> None:
 
 def _status(client: Any, run_id: str, folder: Path, status: str, milliseconds: int) -> None:
     client.set_terminated(run_id, status, milliseconds)
+    if status != "FAILED":
+        with suppress(Exception):  # mostly there is none
+            client.delete_tag(run_id, ERROR)
 
 
 KINDS: dict[str, Callable[..., None]] = {

@@ -12,8 +12,14 @@ VANISHED_SECONDS = 300
 
 
 def this_process() -> str:
-    """A mark by which `is_process` knows this process again: host, number and second of its start."""
+    """A mark by which `is_process` knows this process again: host, number and moment of its start."""
     return f"{platform.node()}/{_process(os.getpid())}"
+
+
+def describe(mark: str) -> str:
+    """A process's number and host, for people."""
+    host, _, process = mark.partition("/")
+    return f"{process.partition('@')[0]} on {host}"
 
 
 def on_this_host(mark: str) -> bool:
@@ -29,11 +35,13 @@ def is_process(mark: str) -> bool:
 
 
 def _process(pid: int) -> str | None:
-    """A process by number and second of its start, because numbers come back; None when it is gone."""
+    """A process by number and seconds from the machine's start to its own, because numbers come back; None
+    when it is gone. (The time of day may be set while it runs.)"""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        return f"{pid}@{process.create_time():.0f}"
+        booted = psutil.boot_time()  # first: psutil adds to it what it was at this call
+        return f"{pid}@{process.create_time() - booted:.2f}"
     except psutil.Error:
         return None

@@ -5,21 +5,27 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cifarkit.errors import CifarkitError, Stopped, is_impatient
+from filelock import BaseFileLock, Timeout
+
+from cifarkit.errors import CifarkitError, Stopped, TrackingError, UsageError, is_impatient
 from cifarkit.results import EpochRow
-from cifarkit.tracking.journal import Entry, Journal, run_folder
+from cifarkit.tracking.journal import Entry, Journal, lock_folder, run_folder
 from cifarkit.tracking.processes import this_process
-from cifarkit.tracking.runs import ERROR, HEARTBEAT, LOOKS, PROCESS, end_vanished
+from cifarkit.tracking.runs import ERROR, HEARTBEAT, LOOKS, PROCESS, end_vanished, is_alive
 from cifarkit.tracking.store import check_name, connect, experiment_id, place, reason, tracking_error
 
 HEARTBEAT_SECONDS = 30
 # So long nothing is sent to a store that did not answer.
 RETRY_SECONDS = 30
+# Processes that load images outlive a training that was killed, and its lock with them, by some seconds.
+TAKE_OVER_SECONDS = 10
+# Who stops while a run is being created waits so long to give it an end.
+OPENING_SECONDS = 5
 # Of a store that does not answer, so many entries are tried when the run ends.
 LAST_TRIES = 2
 
@@ -56,6 +62,7 @@ class RunRecorder:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._connected: Future[Any] = self._pool.submit(connect, uri)
         self._opened: Future[str] | None = None
+        self._lock: BaseFileLock
 
     def start(self, tags: dict[str, str], *, resume: str | None = None) -> str:
         """Create the run; until then the store holds nothing of it.
@@ -110,6 +117,7 @@ class RunRecorder:
                 end_vanished(client, experiment)
             mark = {PROCESS: this_process(), HEARTBEAT: f"{time.time():.0f}"}
             if resume:
+                self._take_over(client, resume)
                 client.update_run(resume, status="RUNNING")
                 for key, value in mark.items():
                     client.set_tag(resume, key, value)
@@ -121,15 +129,39 @@ class RunRecorder:
                 source = {"mlflow.source.name": "cifarkit", "mlflow.source.type": "LOCAL"}
                 run = client.create_run(experiment, run_name=self.run_name, tags=source | mark | tags)
                 run_id = str(run.info.run_id)
+                self._lock = lock_folder(run_folder(run_id))
+                self._lock.acquire()
         except CifarkitError:
             raise
         except Exception as error:
             raise tracking_error(self.uri or "", error) from error
         self.journal = Journal(run_folder(run_id))
+        self._forget_what_is_over()
         self.journal.open(run_id, client.tracking_uri, this_process())
         self._watch_the_machine(client, run_id, resumed=resume is not None)
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return run_id
+
+    def _take_over(self, client: Any, run_id: str) -> None:
+        """Raises: UsageError where another process is at work on the run."""
+        self._lock = lock_folder(run_folder(run_id))
+        try:
+            self._lock.acquire(timeout=TAKE_OVER_SECONDS)
+            run = client.get_run(run_id)
+            busy = is_alive(run) and run.data.tags[PROCESS] != this_process()
+        except Timeout:
+            busy = True
+        if busy:
+            self._lock.release()
+            raise UsageError(f"run {run_id[:8]} is being trained by another process")
+
+    def _forget_what_is_over(self) -> None:
+        """Of what a run that goes on had not sent: its end is none any more, its epochs are told already."""
+        for entry in list(self.journal.pending):
+            if entry.kind == "status":
+                self.journal.sent(entry)
+            elif entry.kind == "metrics" and "val/acc" in entry.content["values"]:
+                self._recorded.add(entry.content["step"])
 
     def _watch_the_machine(self, client: Any, run_id: str, *, resumed: bool) -> None:
         with suppress(Exception):  # statistics about the machine are not worth a run
@@ -231,6 +263,7 @@ class RunRecorder:
                 "train/acc": row.train_acc,
                 "val/loss": row.val_loss,
                 "val/acc": row.val_acc,
+                "best_val_acc": row.val_acc if best else None,
                 "lr": row.lr,
                 "images_per_second": row.images_per_second,
                 "epoch_seconds": row.epoch_seconds,
@@ -276,6 +309,8 @@ class RunRecorder:
         Args:
             status: ``FINISHED``, ``FAILED`` or ``KILLED``.
         """
+        if self._opened is not None:
+            wait([self._opened], OPENING_SECONDS)
         self.note_end(status)
         self._closing.set()
         if not self.opened:
@@ -288,6 +323,7 @@ class RunRecorder:
         self._pool.shutdown(wait=True)
         if not self.journal.pending:
             self.journal.remove()
+        self._lock.release()
 
 
 def _milliseconds() -> int:
@@ -295,13 +331,19 @@ def _milliseconds() -> int:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether trying again is useless, as the store did answer or the file is not there."""
-    refusals = {
-        "BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "PERMISSION_DENIED",
-        "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST", "UNAUTHENTICATED",
-    }  # fmt: skip
-    missing = isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError | PermissionError)
-    return missing or getattr(error, "error_code", None) in refusals
+    """Whether trying again is useless: the store did answer, or what is to be sent cannot be."""
+    code = getattr(error, "error_code", None)  # of MLflow's own errors, those that wrap others included
+    if code is not None:
+        return code not in {
+            "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL_ERROR",
+            "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "TEMPORARILY_UNAVAILABLE", "UNKNOWN",
+        }  # fmt: skip
+    answer = getattr(getattr(error, "response", None), "status_code", None)
+    if answer is not None:
+        return 400 <= answer < 500 and answer not in (408, 429)
+    if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError | PermissionError):
+        return True
+    return not isinstance(error, OSError)
 
 
 def sync(journal: Journal) -> list[str]:
@@ -311,11 +353,30 @@ def sync(journal: Journal) -> list[str]:
         What the store did not take, and why: all that follows the first thing it left unanswered.
 
     Raises:
-        TrackingError: the store does not answer.
+        TrackingError: the store does not answer, or the run is at work again.
     """
+    if journal.header["process"] == this_process():
+        return _sync(journal)
+    try:
+        with lock_folder(journal.folder).acquire(timeout=0):
+            journal.read()
+            return _sync(journal)
+    except Timeout:
+        raise TrackingError("it is being trained by another process") from None
+
+
+def _sync(journal: Journal) -> list[str]:
     run_id = journal.header["run_id"]
     client = connect(journal.header["uri"])
-    problems = []
+    problems: list[str] = []
+    try:
+        writer = client.get_run(run_id).data.tags.get(PROCESS)
+    except Exception as error:
+        return [f"the run: {reason(error)}"]
+    if writer is not None and writer != journal.header["process"]:
+        journal.remove()
+        journal.pending.clear()
+        return ["it has gone on elsewhere since; what was left here is older, and is gone"]
     for entry in list(journal.pending):
         try:
             entry.send(client, run_id, journal.folder)

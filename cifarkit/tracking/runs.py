@@ -8,7 +8,7 @@ from typing import Any
 
 from cifarkit.errors import CifarkitError, RunNotFound, UsageError
 from cifarkit.results import RunRow
-from cifarkit.tracking.processes import VANISHED_SECONDS, is_process, on_this_host
+from cifarkit.tracking.processes import VANISHED_SECONDS, describe, is_process, on_this_host
 from cifarkit.tracking.store import check_name, tracking_error
 
 # Tags: what kind of run it is, what was asked for, why it failed, the process that writes it and when
@@ -19,8 +19,9 @@ ERROR = "cifarkit.error"
 PROCESS = "cifarkit.process"
 HEARTBEAT = "cifarkit.heartbeat"
 
-# Metric: how often a run and the questions asked of it have measured on the test split.
+# Metrics: how often a training, and questions asked of it later, have measured on the test split.
 LOOKS = "test_looks"
+ASKED = "test_looks_asked"
 
 
 def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool = False) -> Any:
@@ -89,13 +90,13 @@ def count_look(client: Any, run: Any) -> int | None:
         How often that has happened in its experiment; None where the store cannot tell.
     """
     try:
-        before = {each.info.run_id: each for each in _fits(client, run.info.experiment_id)}
-        counts = {run_id: int(each.data.metrics.get(LOOKS, 0)) for run_id, each in before.items()}
-        looks = counts.get(run.info.run_id, 0) + 1
-        client.log_metric(run.info.run_id, LOOKS, looks, step=looks)
+        metrics = [each.data.metrics for each in _fits(client, run.info.experiment_id)]
+        counts = sum(int(each.get(LOOKS, 0) + each.get(ASKED, 0)) for each in metrics)
+        asked = int(client.get_run(run.info.run_id).data.metrics.get(ASKED, 0)) + 1
+        client.log_metric(run.info.run_id, ASKED, asked, step=asked)
     except Exception:  # the answer itself does not depend on it
         return None
-    return sum(counts.values()) + 1
+    return counts + 1
 
 
 def _fits(client: Any, experiment: str) -> list[Any]:
@@ -124,7 +125,7 @@ def _row(run: Any) -> RunRow:
         reason=tags.get(ERROR),
         dataset=tags.get("dataset"),
         recipe=run.data.params.get("recipe"),
-        val_acc=metrics.get("best_val_acc", metrics.get("val/acc")),
+        val_acc=metrics.get("best_val_acc"),
         train_seconds=metrics.get("train_seconds"),
         started_milliseconds=run.info.start_time,
     )
@@ -156,7 +157,7 @@ def end_vanished(client: Any, experiment: str) -> list[str]:
         if PROCESS in run.data.tags and not is_alive(run):
             run_id = run.info.run_id
             beat = run.data.tags.get(HEARTBEAT)
-            client.set_tag(run_id, ERROR, f"its process {run.data.tags[PROCESS]} is gone")
+            client.set_tag(run_id, ERROR, f"its process ({describe(run.data.tags[PROCESS])}) is gone")
             client.set_terminated(run_id, "FAILED", int(1000 * float(beat)) if beat else None)
             ended.append(run_id)
     return ended

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from cifarkit.augment.policies import find_policy, mirrors
-from cifarkit.errors import CheckpointError, CifarkitError
+from cifarkit.errors import CheckpointError, CifarkitError, OtherVersion
 from cifarkit.models import allow_tta, build_model
 from cifarkit.optim.schedules import training_ends
 from cifarkit.pipeline import Preprocessing
@@ -28,6 +28,8 @@ from cifarkit.training.module import Classifier
 KEY = "cifarkit"
 RATES = "learning_rates"
 FORMAT = 5
+# A file that asks for more is refused before it gets the memory.
+MAX_CHANNELS, MAX_SIDE, MAX_CLASSES = 4, 4096, 100_000
 
 
 @dataclass(frozen=True)
@@ -113,26 +115,35 @@ def save_checkpoints(trainer: pl.Trainer, folder: Path, *, best: bool) -> None:
     Raises:
         CheckpointError: the disk is full, or no longer writable.
     """
-    fresh, fresh_best = folder / ".fresh.ckpt", folder / ".best.ckpt"
+    fresh, fresh_best, before = folder / ".fresh.ckpt", folder / ".best.ckpt", folder / ".previous.ckpt"
+    last = folder / "last.ckpt"
     try:
         trainer.save_checkpoint(fresh)
         if not trainer.is_global_zero:
             return
+        _to_disk(fresh)
         if best:
             shutil.copyfile(fresh, fresh_best)
+            _to_disk(fresh_best)
             os.replace(fresh_best, folder / "best.ckpt")
+        if last.exists():
+            shutil.copyfile(last, before)
+            os.replace(before, folder / "previous.ckpt")
+        os.replace(fresh, last)
     except (OSError, RuntimeError) as error:  # torch's writer knows no other
-        for part in (fresh, fresh_best):
+        for part in (fresh, fresh_best, before):
             with suppress(OSError):
                 part.unlink()
         why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise CheckpointError(
             f"no checkpoint can be written in {folder} ({why}); those of the epochs before are kept"
         ) from error
-    last = folder / "last.ckpt"
-    if last.exists():
-        os.replace(last, folder / "previous.ckpt")
-    os.replace(fresh, last)
+
+
+def _to_disk(path: Path) -> None:
+    """A file that gets its name only now is not to be empty after a power cut."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
@@ -158,7 +169,7 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
     try:
         record = dict(content[KEY])
         if record.pop("format") != FORMAT:
-            raise CheckpointError(f"{path} was written by another version of cifarkit")
+            raise OtherVersion(f"{path} was written by another version of cifarkit")
         preprocessing = dict(record.pop("preprocessing"))
         side = int(preprocessing.pop("side"))
         rows: Sequence[dict[str, Any]] = record.pop("rows")
@@ -169,9 +180,19 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
             rows=tuple(EpochRow(**row) for row in rows),
             **record,
         )
+        _check_size(story.preprocessing)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{path} lacks part of its record ({error})") from error
+        raise CheckpointError(f"{path} lacks part of its record, or has a wrong one ({error})") from error
     return story, content
+
+
+def _check_size(preprocessing: Preprocessing) -> None:
+    """Before a network is built for it; raises ValueError."""
+    channels, height, width = preprocessing.image_shape
+    if not (1 <= channels <= MAX_CHANNELS and 1 <= height == width <= MAX_SIDE):
+        raise ValueError(f"images of {channels}x{height}x{width}")
+    if not 1 <= len(preprocessing.classes) <= MAX_CLASSES:
+        raise ValueError(f"{len(preprocessing.classes)} classes")
 
 
 def read_rates(path: Path) -> list[list[list[float]]]:

@@ -150,8 +150,8 @@ def fit(
             if stop.received:  # which the workers that load images got as well, and died of
                 raise stop.received from error
             raise
-        if stop.received:  # after the last epoch of all
-            raise stop.received
+    if stop.received:  # after the last epoch of all
+        raise stop.received
     return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)
 
 

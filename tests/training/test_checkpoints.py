@@ -192,6 +192,13 @@ def test_an_incomplete_record(edited: Any, change: Any) -> None:
         read_story(edited(change))
 
 
+@pytest.mark.parametrize("shape", [(4000, 8, 8), (1, 10**6, 10**6), (1, 8, 0), (-1, 8, 8)])
+def test_absurd_images_get_no_network(edited: Any, shape: tuple[int, int, int]) -> None:
+    path = edited(lambda content: content["cifarkit"]["preprocessing"].update(image_shape=shape))
+    with pytest.raises(CheckpointError, match="lacks part of its record"):
+        load_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [
