@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class CifarkitError(Exception):
@@ -78,7 +79,15 @@ class TargetNotReached(CifarkitError):
 
 
 class Stopped(BaseException):
+    """Raised where a signal came.
+
+    Attributes:
+        requested: that a signal came outside the training loop; compiled code of a library may turn the
+            exception that its handler raises into another.
+    """
+
     exit_code: int
+    requested: ClassVar[Stopped | None] = None
 
 
 def is_impatient(stop: BaseException) -> bool:

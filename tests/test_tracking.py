@@ -307,6 +307,18 @@ def test_a_run_that_failed_for_a_while_has_no_reason_in_the_end(recorder: RunRec
     assert tracking.ERROR not in client.get_run(run_id).data.tags
 
 
+def test_what_a_stop_became_is_a_stop(
+    recorder: RunRecorder, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = recorder.start(FIT)
+    monkeypatch.setattr(Stopped, "requested", Terminated("terminated"))
+    with pytest.raises(ValueError, match="matrix"), recording(recorder):
+        raise ValueError("Invalid affine transformation matrix")
+    run = client.get_run(run_id)
+    assert run.info.status == "KILLED"
+    assert tracking.ERROR not in run.data.tags
+
+
 def test_a_stop_is_no_exception() -> None:
     """Nothing that catches whatever goes wrong in a figure or a file may catch it."""
     assert not issubclass(Stopped, Exception)

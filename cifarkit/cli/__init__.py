@@ -70,6 +70,8 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is to be ignored
+        signal.signal(signal.SIGINT, _interrupted)
     code = run(sys.argv[1:])
     if code in (Interrupted.exit_code, Terminated.exit_code):
         # Nobody who asked to stop is made to wait for a thread that waits for a server.
@@ -116,6 +118,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int, arguments: list[str]) -> int:
+    if Stopped.requested is not None:  # whatever else failed is its consequence
+        message, code = str(Stopped.requested), Stopped.requested.exit_code
     if "--debug" in arguments or os.environ.get("CIFARKIT_DEBUG", "").lower() in ("1", "true", "yes"):
         traceback.print_exc()
     print(f"error: {message}", file=sys.stderr)
@@ -123,4 +127,10 @@ def _fail(message: str, code: int, arguments: list[str]) -> int:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    raise Terminated("terminated")
+    Stopped.requested = Terminated("terminated")
+    raise Stopped.requested
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    Stopped.requested = Interrupted("interrupted")
+    raise KeyboardInterrupt

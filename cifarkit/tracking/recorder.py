@@ -402,7 +402,9 @@ def recording(recorder: RunRecorder) -> Iterator[None]:
         status, impatient = "KILLED", is_impatient(stop)
         raise
     except BaseException as error:
-        if recorder.opened:
+        if Stopped.requested is not None:
+            status = "KILLED"
+        elif recorder.opened:
             recorder.set_tags({ERROR: str(error)[:400] or type(error).__name__})
         raise
     finally:
