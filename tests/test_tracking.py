@@ -319,6 +319,16 @@ def test_what_a_stop_became_is_a_stop(
     assert tracking.ERROR not in run.data.tags
 
 
+def test_what_a_killed_cleaning_left_goes(recorder: RunRecorder) -> None:
+    run_id = recorder.start(FIT)
+    recorder.close("FINISHED")
+    with lock_folder(run_folder(run_id)):
+        assert left_behind() == []
+        assert UNSENT.exists()  # somebody is about to write there
+    assert left_behind() == []
+    assert not UNSENT.exists()
+
+
 def test_a_stop_is_no_exception() -> None:
     """Nothing that catches whatever goes wrong in a figure or a file may catch it."""
     assert not issubclass(Stopped, Exception)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 
 from cifarkit.tracking.processes import VANISHED_SECONDS, is_process, on_this_host, this_process
 from cifarkit.tracking.runs import ERROR
@@ -171,6 +171,11 @@ def left_behind(*, this_process_too: bool = False) -> list[Journal]:
     Args:
         this_process_too: also those of this process, which has closed its recorders.
     """
+    for lock in UNSENT.glob("*.lock"):  # of a process that was killed while it cleaned up
+        folder = lock.with_suffix("").absolute()
+        if not (folder / JOURNAL).exists():
+            with suppress(Timeout), lock_folder(folder).acquire(timeout=0):
+                Journal(folder).remove()
     journals = [Journal(path.parent.absolute()) for path in sorted(UNSENT.glob(f"*/{JOURNAL}"))]
 
     def abandoned(journal: Journal) -> bool:
