@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import traceback
 from types import FrameType
 from typing import Any, NoReturn
@@ -72,6 +73,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminated)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is to be ignored
         signal.signal(signal.SIGINT, _interrupted)
+    sys.unraisablehook = _send_again
     code = run(sys.argv[1:])
     if code in (Interrupted.exit_code, Terminated.exit_code):
         # Nobody who asked to stop is made to wait for a thread that waits for a server.
@@ -134,3 +136,13 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 def _interrupted(number: int, frame: FrameType | None) -> None:
     Stopped.requested = Interrupted("interrupted")
     raise KeyboardInterrupt
+
+
+def _send_again(lost: sys.UnraisableHookArgs) -> None:
+    """Send a signal once more that came in a finalizer, where Python drops what its handler raises."""
+    number = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}.get(lost.exc_type)
+    if number is None or sys.is_finalizing():
+        sys.__unraisablehook__(lost)
+    else:
+        # Not at once: this is still part of the finalizer.
+        threading.Timer(0.05, os.kill, [os.getpid(), number]).start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,3 +164,28 @@ def test_a_resumed_run_keeps_what_shapes_it(flag: str, value: str, cli: Cli, tra
 
 def test_resuming_what_is_not_there(cli: Cli, trained: Trained) -> None:
     cli("fit", "--resume", "nosuchrun", store=trained).failed(1, "nosuchrun", trained.run_id[:8])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_a_finalizer(number: signal.Signals, code: int) -> None:
+    """Python drops what is raised there."""
+    program = f"""
+import os, sys, time
+import cifarkit.cli
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), {number:d})
+        time.sleep(0)
+
+@cifarkit.cli.app.command("wait")
+def wait():
+    Finalized()
+    time.sleep(60)
+
+sys.argv[1:] = ["wait"]
+cifarkit.cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert ended.returncode == code
+    assert ended.stderr == f"error: {'interrupted' if code == 130 else 'terminated'}\n"
