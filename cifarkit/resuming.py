@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cifarkit import tracking
-from cifarkit.console import Terminal
+from cifarkit.console import Terminal, plural
 from cifarkit.errors import CheckpointError, OtherVersion, UsageError
 from cifarkit.request import SHAPING, FitRequest
 from cifarkit.results import EpochRow
 from cifarkit.subjects import checkpoint_of_run
 from cifarkit.training.checkpoints import Story, read_story
 from cifarkit.training.fit import is_complete
+from cifarkit.training.module import WITHIN_EPOCH
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Resumed:
     Attributes:
         plan: what shapes its training (`FitRequest.plan`).
         has_params: whether they are recorded.
+        hardware: what it ran on so far (`Hardware.describe`).
         story: of its last checkpoint; None where it ended before its first.
+        steps_done: of the epoch within which that was saved.
         checkpoint: that file, with ``best.ckpt`` beside it.
     """
 
@@ -34,12 +37,24 @@ class Resumed:
     status: str
     plan: dict[str, Any]
     has_params: bool
+    hardware: str
     story: Story | None = None
+    steps_done: int = 0
     checkpoint: Path | None = None
 
     @property
     def rows(self) -> Sequence[EpochRow]:
         return self.story.rows if self.story else ()
+
+    def describe(self) -> str:
+        """Where it goes on, for people."""
+        if self.story is None:
+            return "no whole epoch was kept: training from the beginning"
+        epochs = len(self.rows)
+        done = [f"epoch {epochs}"] if epochs else []
+        if self.steps_done:
+            done.append(f"{plural(self.steps_done, 'step')} of epoch {epochs + 1}")
+        return f"going on after {' and '.join(done)}"
 
 
 def find_resumed(reference: str, experiment: str, client: Any, folder: Path, terminal: Terminal) -> Resumed:
@@ -61,7 +76,8 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
             for problem in tracking.sync(journal):
                 terminal.warn(f"not recorded: {problem}")
     run = client.get_run(run_id)  # which may have had its end among that
-    has_params = bool(run.data.params)
+    known = run_id, run.info.status
+    has_params, hardware = bool(run.data.params), run.data.tags.get("hardware", "")
     there = {Path(str(file.path)).stem for file in client.list_artifacts(run_id, "checkpoints")}
     damaged: CheckpointError | None = None
     for name in ("last", "previous"):
@@ -69,22 +85,20 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
             continue
         path = checkpoint_of_run(client, run, folder, name)
         try:
-            story, _ = read_story(path)
+            story, content = read_story(path)
         except OtherVersion:
             raise
         except CheckpointError as error:
             damaged = damaged or error
             terminal.warn(f"the {name} checkpoint of run {run_id[:8]} is damaged")
             continue
-        if damaged:
-            terminal.say(f"going on after epoch {len(story.rows)}, from the checkpoint before")
         if story.rows:
             _add_best(client, run, path, folder, there, terminal)
-        return Resumed(run_id, run.info.status, _plan(story), has_params, story, path)
+        steps_done = content.get(WITHIN_EPOCH, {}).get("steps_done", 0)
+        return Resumed(*known, _plan(story), has_params, hardware, story, steps_done, path)
     if tracking.PLAN not in run.data.tags or "best" in there:
         raise damaged or CheckpointError(f"run {run_id[:8]} holds no checkpoint to go on with")
-    terminal.say("no whole epoch was kept: training from the beginning")
-    return Resumed(run_id, run.info.status, json.loads(run.data.tags[tracking.PLAN]), has_params)
+    return Resumed(*known, json.loads(run.data.tags[tracking.PLAN]), has_params, hardware)
 
 
 def _add_best(client: Any, run: Any, latest: Path, folder: Path, there: set[str], terminal: Terminal) -> None:

@@ -98,6 +98,10 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
             recorder.set_tags(plan)
         terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
         terminal.say(splits_line(data, recipe.batch_size))
+        if resumed:
+            terminal.say(resumed.describe())
+            if resumed.hardware != hardware.describe():
+                terminal.say(f"so far it ran on {resumed.hardware}: here, rounding will differ")
         training = train(request, recipe, data, hardware, recorder, terminal, resumed)
         report(training, data, hardware, recorder, terminal)
         return training.result

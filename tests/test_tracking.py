@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -45,7 +46,7 @@ from cifarkit.tracking import (
 from cifarkit.tracking import journal as journal_module
 from cifarkit.tracking import recorder as recorder_module
 from cifarkit.tracking.journal import JOURNAL, UNSENT, lock_folder, run_folder
-from cifarkit.tracking.processes import this_process
+from cifarkit.tracking.processes import is_process, this_process
 from cifarkit.tracking.runs import HEARTBEAT
 from cifarkit.tracking.store import check_name
 
@@ -252,6 +253,38 @@ def test_a_store_that_is_away_does_not_fill_the_disk(
     assert fetch_artifact(client, run_id, "checkpoints/last.ckpt", Path()).read_text() == "4"
 
 
+def test_the_machine_is_watched_while_the_store_is_away(
+    recorder: RunRecorder, client: Any, away: pytest.MonkeyPatch
+) -> None:
+    away.setattr(recorder_module, "WATCH_SECONDS", 0.05)
+    run_id = recorder.start(FIT)
+    deadline = time.monotonic() + 30
+    while len(recorder.journal.pending) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert all("system/cpu_utilization_percentage" in e.content["values"] for e in recorder.journal.pending)
+    away.undo()
+    recorder.close("FINISHED")
+    watched = client.get_metric_history(run_id, "system/cpu_utilization_percentage")
+    assert len(watched) >= 3
+    assert {m.step for m in watched} <= set(range(31))
+    assert not UNSENT.exists()
+
+
+def test_the_journal_of_a_long_training_begins_anew(
+    recorder: RunRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "LONG_BYTES", 2000)
+    run_id = recorder.start(FIT)
+    for epoch in range(1, 30):
+        recorder.on_epoch(row(epoch), True)
+        recorder.flush()
+        assert (recorder.folder / JOURNAL).stat().st_size < 3000
+    kept = Journal(recorder.folder)
+    assert (kept.header, kept.pending) == (recorder.journal.header, [])
+    assert kept.header["run_id"] == run_id
+
+
 def test_what_was_left_behind_does_not_replace_what_came_after(
     recorder: RunRecorder, client: Any, away: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +360,15 @@ def test_what_a_killed_cleaning_left_goes(recorder: RunRecorder) -> None:
         assert UNSENT.exists()  # somebody is about to write there
     assert left_behind() == []
     assert not UNSENT.exists()
+
+
+def test_a_process_is_known_again_after_its_clock_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = this_process()
+    create_time, boot_time = psutil.Process.create_time, psutil.boot_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: create_time(process) + 3600)
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot_time() + 3600)
+    assert this_process() == before
+    assert is_process(before)
 
 
 def test_a_stop_is_no_exception() -> None:

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,9 @@ MAX_BYTES = 2 * 1024**3
 OTHER_SPLITS = {"valid", "validation", "dev", "eval", "testing"}
 # Somewhat below the size at which Pillow warns of decompression bombs: small files, huge in memory.
 MAX_PIXELS = 80_000_000
+# Larger ones are decoded one at a time: of 80 megapixels, each takes up to 1 GB while it is.
+LARGE_PIXELS = 8_000_000
+_one_large_image = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -180,8 +184,9 @@ def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
                 raise Image.DecompressionBombError
             if image.mode.startswith(("I", "F")):
                 raise DataError(f"{path}: more than 8 bits per channel; convert it to 8 bits first")
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(ImageOps.fit(upright, (size, size)))
+            with _one_large_image if image.width * image.height > LARGE_PIXELS else nullcontext():
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+                return np.asarray(ImageOps.fit(upright, (size, size)))
     except DataError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

@@ -27,6 +27,8 @@ from cifarkit.tracking.runs import ERROR
 
 UNSENT = Path(".cifarkit")
 JOURNAL = "journal.jsonl"
+# A journal of which everything is sent begins anew when it is longer.
+LONG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,14 @@ class Journal:
         with self._lock, suppress(ValueError):  # a newer one may have taken its place
             self.pending.remove(entry)
             self._write({"sent": entry.number})
+            self._shorten()
+
+    def _shorten(self) -> None:
+        path, fresh = self.folder / JOURNAL, self.folder / ".fresh.jsonl"
+        with suppress(OSError):
+            if not self.pending and path.stat().st_size > LONG_BYTES:
+                fresh.write_text(json.dumps(self.header), encoding="utf-8")
+                fresh.replace(path)
 
     def _write(self, line: dict[str, Any]) -> None:
         # A line that a dying process left unfinished ends here, and is skipped when it is read.

@@ -20,6 +20,7 @@ from cifarkit.tracking.runs import ERROR, HEARTBEAT, LOOKS, PROCESS, end_vanishe
 from cifarkit.tracking.store import check_name, connect, experiment_id, place, reason, tracking_error
 
 HEARTBEAT_SECONDS = 30
+WATCH_SECONDS = 5
 # So long nothing is sent to a store that did not answer.
 RETRY_SECONDS = 30
 # Processes that load images outlive a training that was killed, and its lock with them, by some seconds.
@@ -56,7 +57,7 @@ class RunRecorder:
         self.journal: Journal
         self._silent_until = 0.0
         self._recorded: set[int] = set()
-        self._monitor: Any = None
+        self._watching: threading.Thread | None = None
         self._closing = threading.Event()
         self._ended = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="recorder")
@@ -117,33 +118,36 @@ class RunRecorder:
                 end_vanished(client, experiment)
             mark = {PROCESS: this_process(), HEARTBEAT: f"{time.time():.0f}"}
             if resume:
-                self._take_over(client, resume)
+                run = self._take_over(client, resume)
                 client.update_run(resume, status="RUNNING")
                 for key, value in mark.items():
                     client.set_tag(resume, key, value)
                 with suppress(Exception):
                     client.delete_tag(resume, ERROR)
-                run_id = resume
-                self._recorded = {metric.step for metric in client.get_metric_history(run_id, "val/acc")}
+                self._recorded = {metric.step for metric in client.get_metric_history(resume, "val/acc")}
             else:
                 source = {"mlflow.source.name": "cifarkit", "mlflow.source.type": "LOCAL"}
                 run = client.create_run(experiment, run_name=self.run_name, tags=source | mark | tags)
-                run_id = str(run.info.run_id)
-                self._lock = lock_folder(run_folder(run_id))
+                self._lock = lock_folder(run_folder(run.info.run_id))
                 self._lock.acquire()
         except CifarkitError:
             raise
         except Exception as error:
             raise tracking_error(self.uri or "", error) from error
+        run_id = str(run.info.run_id)
         self.journal = Journal(run_folder(run_id))
         self._forget_what_is_over()
         self.journal.open(run_id, client.tracking_uri, this_process())
-        self._watch_the_machine(client, run_id, resumed=resume is not None)
+        self._watching = threading.Thread(target=self._watch, args=[run], name="watching", daemon=True)
+        self._watching.start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return run_id
 
-    def _take_over(self, client: Any, run_id: str) -> None:
-        """Raises: UsageError where another process is at work on the run."""
+    def _take_over(self, client: Any, run_id: str) -> Any:
+        """The run as the store has it.
+
+        Raises: UsageError where another process is at work on it.
+        """
         self._lock = lock_folder(run_folder(run_id))
         try:
             self._lock.acquire(timeout=TAKE_OVER_SECONDS)
@@ -154,6 +158,7 @@ class RunRecorder:
         if busy:
             self._lock.release()
             raise UsageError(f"run {run_id[:8]} is being trained by another process")
+        return run
 
     def _forget_what_is_over(self) -> None:
         """Of what a run that goes on had not sent: its end is none any more, its epochs are told already."""
@@ -163,17 +168,22 @@ class RunRecorder:
             elif entry.kind == "metrics" and "val/acc" in entry.content["values"]:
                 self._recorded.add(entry.content["step"])
 
-    def _watch_the_machine(self, client: Any, run_id: str, *, resumed: bool) -> None:
+    def _watch(self, run: Any) -> None:
+        """Record what MLflow measures of the machine; the step is the run's age in seconds.
+
+        MLflow's own thread sends it past the journal, and gives up at the first request that fails.
+        """
         with suppress(Exception):  # statistics about the machine are not worth a run
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self._monitor = SystemMetricsMonitor(
-                run_id,
-                sampling_interval=5,
-                resume_logging=resumed,
-                tracking_uri=client.tracking_uri,
-            )
-            self._monitor.start()
+            monitor = SystemMetricsMonitor(run.info.run_id, WATCH_SECONDS, tracking_uri=self.uri)
+            monitor.collect_metrics()  # the first share of the processors' time is that since now
+            while not self._closing.wait(monitor.sampling_interval):
+                for each in monitor.monitors:
+                    each.clear_metrics()
+                monitor.collect_metrics()
+                values = {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+                self.log_metrics(values, step=(_milliseconds() - run.info.start_time) // 1000)
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):
@@ -316,9 +326,8 @@ class RunRecorder:
         if not self.opened:
             self._pool.shutdown(wait=False, cancel_futures=True)
             return
-        if self._monitor is not None:
-            with suppress(Exception):
-                self._monitor.finish()
+        if self._watching is not None:
+            self._watching.join()
         self._pool.submit(self._send_last)
         self._pool.shutdown(wait=True)
         if not self.journal.pending:

@@ -126,8 +126,11 @@ def test_a_resumed_run_may_miss_its_target(cli: Cli, tmp_path: Path) -> None:
         lambda line: line.startswith("    1 "),
         signal.SIGINT,
     ).failed(130, "interrupted")
-    cli("fit", "--resume", "last", store=Store(tmp_path)).failed(3, "99.99%", "4 epochs")
-    assert Store(tmp_path).statuses == ["FINISHED"]
+    store = Store(tmp_path)
+    mlflow.MlflowClient(store.uri).set_tag(store.run_ids[0], "hardware", "another, 8 cores, fp32")
+    outcome = cli("fit", "--resume", "last", store=store).failed(3, "99.99%", "4 epochs")
+    assert "so far it ran on another, 8 cores, fp32: here, rounding will differ" in outcome.err
+    assert store.statuses == ["FINISHED"]
 
 
 def test_resume_last_finishes_the_same_run(cli: Cli, interrupted: tuple[Store, Screen]) -> None:
@@ -135,6 +138,7 @@ def test_resume_last_finishes_the_same_run(cli: Cli, interrupted: tuple[Store, S
     (run_id,) = store.run_ids
     outcome = cli("fit", "--resume", "last", store=store).succeeded()
     assert outcome.line == run_id
+    assert re.search(r"\ngoing on after epoch [23]( and \d+ steps? of epoch [34])?\n", outcome.err)
     assert store.statuses == ["FINISHED"]
     assert store.run_ids == [run_id]
     client: Any = mlflow.MlflowClient(store.uri)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -210,6 +211,23 @@ def test_decompression_bomb(split, monkeypatch):
     monkeypatch.setattr(folder, "MAX_PIXELS", 8 * 8 - 1)
     assert "more than 63 pixels" in refused(split)
     assert not verify(find_dataset(f"folder:{split}"), split).ok
+
+
+def test_large_images_are_decoded_one_at_a_time(split, monkeypatch):
+    at_once, most = [], []
+    scale = folder.ImageOps.fit
+
+    def fit(image, size):
+        at_once.append(image)
+        most.append(len(at_once))
+        time.sleep(0.01)
+        at_once.remove(image)
+        return scale(image, size)
+
+    monkeypatch.setattr(folder.ImageOps, "fit", fit)
+    monkeypatch.setattr(folder, "LARGE_PIXELS", 8 * 8 - 1)
+    assert verify(find_dataset(f"folder:{split}"), split).ok
+    assert max(most) == 1
 
 
 def test_memory_limit_is_checked_before_reading(split, monkeypatch):
