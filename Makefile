@@ -55,6 +55,7 @@ docs: $(READY)  ## write the command reference into README.md
 bench: $(READY)  ## measure augmentation and model speed on this machine
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/convolutions.py
 
 clean:  ## remove the environment and caches; runs and figures stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from cifarkit.models.conv import Conv2d
+
 PaddingMode = Literal["zeros", "replicate"]
 
 
@@ -18,7 +20,7 @@ class ConvLayer(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [
-            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False, padding_mode=padding_mode)
+            Conv2d(channels_in, channels_out, 3, padding=1, bias=False, padding_mode=padding_mode)
         ]
         if pool:
             layers.append(nn.MaxPool2d(2, 2))

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarkit.models.conv import Conv2d
+
 WHITEN_KERNEL = 2
 SHIFT = 1
 UNSURE = 0.4
@@ -24,7 +26,7 @@ class BatchNorm(nn.BatchNorm2d):
         self.weight.requires_grad = False
 
 
-class Conv(nn.Conv2d):
+class Conv(Conv2d):
     """3x3 convolution without bias whose first filters start as the identity."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
