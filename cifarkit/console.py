@@ -43,6 +43,8 @@ class Terminal:
             stderr=True,
             quiet=quiet,
             highlight=False,
+            markup=False,  # names of runs and classes are not ours
+            emoji=False,
             force_terminal=self.live,
             soft_wrap=not sys.stderr.isatty(),
         )
@@ -57,10 +59,10 @@ class Terminal:
         return terminal
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"warning: {text}", style="yellow" if self.live else "", markup=False)
+        self.console.print(f"warning: {text}", style="yellow" if self.live else "")
 
     def alert(self, text: str) -> None:
         """A warning that must be heard even when quiet: something asked for is missing."""
@@ -80,7 +82,9 @@ class Terminal:
             self.say(f"{text} ...")
             yield
             return
-        with self.console.status(text):
+        from rich.text import Text
+
+        with self.console.status(Text(text)):
             yield
 
     @contextmanager
@@ -92,7 +96,11 @@ class Terminal:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+        )
         with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
             task = bar.add_task(text, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -54,12 +55,14 @@ def examine(
     *,
     tracking_uri: str | None,
     gpus: int | None,
+    debug: bool = False,
 ) -> Diagnosis:
     """Every check, none of which changes anything.
 
     Args:
         source: the data set that is to be trained on.
         recipe: the one whose augmentation and speed are looked at.
+        debug: show the traceback of a check that fails.
     """
     findings: list[Finding] = []
 
@@ -68,6 +71,8 @@ def examine(
             try:
                 findings.extend(check())
             except Exception as error:  # a check that fails is a finding, too
+                if debug:
+                    traceback.print_exc()
                 findings.append(Finding(what, FAIL, tracking.reason(error), "--debug shows where"))
 
     look("packages", packages)
@@ -138,7 +143,9 @@ def images(source: Dataset, data_dir: Path, loaded: list[Data]) -> Iterator[Find
     bad = [file for file in report.files if file.status != "ok"]
     if bad:
         detail = f"{plural(len(bad), 'file')} of {len(report.files)}: {bad[0].path}: {bad[0].detail}"
-        yield Finding("data files", FAIL, detail, f"cifarkit data download {source.name}")
+        in_folder = source.name.startswith("folder:")
+        remedy = "replace or remove it" if in_folder else f"cifarkit data download {source.name}"
+        yield Finding("data files", FAIL, detail, remedy)
         return
     yield Finding("data files", OK, f"{source.name}: {plural(len(report.files), 'file')} intact")
     data = load_data(source, data_dir)

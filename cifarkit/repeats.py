@@ -19,7 +19,6 @@ from cifarkit.results import Evidence, FitResult, FitRuns, Spread, to_json
 from cifarkit.session import (
     Training,
     log_datasets,
-    nothing_lost,
     params,
     report,
     splits_line,
@@ -42,7 +41,7 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal) -> FitRuns:
     seeds = range(request.seed, request.seed + runs)
     name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}"
     parent = tracking.RunRecorder(request.tracking_uri, request.experiment, f"{name}-{runs}-seeds")
-    with nothing_lost(parent, terminal), tracking.recording(parent):
+    with tracking.recording(parent, terminal.alert):
         hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
         if hardware.world_size > 1:
             raise UsageError("--runs works on one device; give --gpus 1")
@@ -58,7 +57,7 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal) -> FitRuns:
         for seed in seeds:
             terminal.say(f"seed {seed}, {seed - request.seed + 1} of {runs}")
             own = replace(request, seed=seed, recipe=recipe, run_name=f"{name}-seed{seed}")
-            trainings.append(_child(own, data, hardware, parent, terminal))
+            trainings.append(_child(own, _held_out(own, data), hardware, parent, terminal))
             # A range test is made once.
             recipe = trainings[-1].recipe
         parent.log_params(
@@ -71,15 +70,21 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal) -> FitRuns:
         parent.log_artifact(best.checkpoints / "best.ckpt", "checkpoints")
         out = reports.Folder(parent.folder / "report", run_id)
         out.report("runs.json", to_json(summary))
-        report(replace(best, out=out), data, hardware, parent, terminal)
+        held_out = _held_out(replace(request, seed=best.result.seed), data)
+        report(replace(best, out=out), held_out, hardware, parent, terminal)
         return summary
+
+
+def _held_out(request: FitRequest, data: Data) -> Data:
+    """The splits of one seed, from which follows which images are held out, where any are."""
+    return request.load() if request.val_size else data
 
 
 def _child(
     request: FitRequest, data: Data, hardware: Hardware, parent: tracking.RunRecorder, terminal: Terminal
 ) -> Training:
     recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
-    with nothing_lost(recorder, terminal), tracking.recording(recorder):
+    with tracking.recording(recorder, terminal.alert):
         plan = {tracking.PLAN: json.dumps(request.plan(request.recipe))}
         recorder.start(tags(data, hardware) | plan | {"mlflow.parentRunId": parent.run_id})
         training = train(request, request.recipe, data, hardware, recorder, terminal)

@@ -127,10 +127,13 @@ def as_it_was(request: FitRequest, resumed: Resumed) -> FitRequest:
     target or a limit of epochs that is asked for now.
 
     Raises:
-        UsageError: there is nothing left to do.
+        UsageError: there is nothing left to do, or less is asked for than was planned.
     """
     asked = {"target_acc": request.target_acc, "max_epochs": request.max_epochs}
     now: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    planned = resumed.plan["settings"]["epochs"]
+    if request.max_epochs is not None and request.max_epochs < planned:
+        raise UsageError(f"this run was planned for {plural(planned, 'epoch')}; --max-epochs cannot be less")
     story = resumed.story
     if story is not None:
         story = replace(story, **now)

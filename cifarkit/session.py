@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from cifarkit.subjects import Subject, scratch
 from cifarkit.training import lr_find
 from cifarkit.training.checkpoints import load_checkpoint, read_rates
 from cifarkit.training.data import Data
-from cifarkit.training.fit import fit
+from cifarkit.training.fit import check_images, fit
 from cifarkit.training.hardware import Hardware, choose_hardware
 from cifarkit.training.summary import model_table
 
@@ -79,7 +78,7 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
         follow(request)
     name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}-seed{request.seed}"
     recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
-    with scratch() as downloads, nothing_lost(recorder, terminal), tracking.recording(recorder):
+    with scratch() as downloads, tracking.recording(recorder, terminal.alert):
         resumed = None
         if request.resume is not None:
             with terminal.busy("looking up the run to go on with"):
@@ -90,6 +89,8 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
         hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
         with terminal.busy(f"reading {request.source.name}"):
             data = request.load()
+        if resumed and resumed.story:  # before the run is RUNNING again
+            check_images(f"run {resumed.run_id[:8]}", resumed.story, data)
         recipe = request.final_recipe(data, hardware)
         with terminal.busy("opening the MLflow run"):
             plan = {tracking.PLAN: json.dumps(request.plan(recipe))}
@@ -105,22 +106,6 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
         training = train(request, recipe, data, hardware, recorder, terminal, resumed)
         report(training, data, hardware, recorder, terminal)
         return training.result
-
-
-@contextmanager
-def nothing_lost(recorder: tracking.RunRecorder, terminal: Terminal) -> Iterator[None]:
-    """Says where it is what the store did not take, however the block ends."""
-    try:
-        yield
-    finally:
-        if recorder.unsent:
-            why = f" ({recorder.problems[0]})" if recorder.problems else ""
-            home = recorder.folder.parent.parent
-            go_there = "" if home == Path.cwd() else f"cd {home} && "
-            terminal.alert(
-                f"MLflow did not take everything{why}; it is kept in "
-                f"{os.path.relpath(recorder.folder)}: `{go_there}cifarkit runs sync` sends it from there"
-            )
 
 
 @dataclass(frozen=True)

@@ -111,9 +111,11 @@ def open_subject(
     # Images that moved from one split to another would be measured although they were trained on.
     known = {"train": story.fingerprint, story.val_split: story.val_fingerprint}
     if dataset is None and known.get(images.split, "") not in ("", images.fingerprint()):
+        # Images held out now may be among those it was trained on.
+        remedy = f"; to measure it on them all the same, say --dataset {story.dataset}"
         raise CheckpointError(
-            f"the {images.split} images of {story.dataset} are not those that {name} was trained with; "
-            f"to measure it on them all the same, say --dataset {story.dataset}"
+            f"the {images.split} images of {story.dataset} are not those that {name} was trained with"
+            + (remedy if images.split == "test" else "")
         )
     return Subject(checkpoint, images, run_id)
 

@@ -271,6 +271,37 @@ def test_the_machine_is_watched_while_the_store_is_away(
     assert not UNSENT.exists()
 
 
+def test_a_file_that_replaces_itself_is_not_deleted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for content in ("an epoch", "the same epoch again"):
+        (tmp_path / "last.ckpt").write_text(content)
+        journal.add("artifact", path="last.ckpt", place="checkpoints", delete=True)
+    assert (tmp_path / "last.ckpt").read_text() == "the same epoch again"
+    assert len(journal.pending) == 1
+
+
+def test_a_run_that_was_silent_for_long_is_running_again(
+    recorder: RunRecorder, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(recorder_module, "VANISHED_SECONDS", 0.01)
+    run_id = recorder.start(FIT)
+    client.set_tag(run_id, tracking.ERROR, "its process is gone")
+    client.set_terminated(run_id, "FAILED")
+    deadline = time.monotonic() + 20
+    while client.get_run(run_id).info.status != "RUNNING" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    recorder.flush()
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert tracking.ERROR not in client.get_run(run_id).data.tags
+    # Unless another process has taken it over.
+    client.set_tag(run_id, tracking.PROCESS, "elsewhere/7@1")
+    client.set_terminated(run_id, "KILLED")
+    time.sleep(0.2)
+    recorder.flush()
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
 def test_the_journal_of_a_long_training_begins_anew(
     recorder: RunRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

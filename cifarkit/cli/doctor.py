@@ -34,13 +34,19 @@ def doctor(
         from cifarkit.doctor import examine
 
     found = examine(
-        source, chosen, data_dir or default_data_dir(), terminal, tracking_uri=tracking_uri, gpus=gpus
+        source,
+        chosen,
+        data_dir or default_data_dir(),
+        terminal,
+        tracking_uri=tracking_uri,
+        gpus=gpus,
+        debug=debug,
     )
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in found.findings:
         status = Text(finding.status, STYLES[finding.status])
         remedy = f"\n-> {finding.remedy}" if finding.remedy else ""
-        table.add_row(status, finding.check, Text(finding.detail + remedy))
+        table.add_row(status, finding.check, finding.detail + remedy)
     terminal.show(table)
     terminal.answer(found, found.worst)
     failed = [finding.check for finding in found.findings if finding.status == "fail"]

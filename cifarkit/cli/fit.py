@@ -117,6 +117,8 @@ def fit(
     check_target(target_acc)
     if max_epochs is not None and target_acc is None and resume is None:
         raise UsageError("--max-epochs goes with --target-acc; without a target, --epochs is the length")
+    if max_epochs is not None and epochs is not None and max_epochs < epochs:
+        raise UsageError(f"--max-epochs {max_epochs} is less than --epochs {epochs}")
     if resume is not None:
         check_resume(context)
     source, chosen = resolve(
@@ -133,7 +135,7 @@ def fit(
     if lr is not None:
         chosen = replace(chosen, lr=parse_lr(lr))
     if target_acc is not None and epochs is None and resume is None:
-        chosen = plan(terminal, chosen, source.name, target_acc)
+        chosen = plan(terminal, chosen, source.name, target_acc, max_epochs)
         max_epochs = max_epochs or PATIENCE * chosen.epochs
     what = f"{chosen.name} on {source.name}: " if resume is None else ""
     with terminal.busy(f"{what}loading torch, Lightning and MLflow"):
@@ -160,7 +162,7 @@ def fit(
         run_name=run_name,
         tracking_uri=tracking_uri,
     )
-    if runs > 1:
+    if runs > 1 and resume is None:
         _tell_runs(terminal, run_fits(request, runs, terminal))
         return
     result = run_fit(request, terminal)
@@ -170,24 +172,38 @@ def fit(
         raise TargetNotReached(
             f"{result.val_split} accuracy {percent(result.best_val_acc)} stayed below the target "
             f"{percent(result.target_acc or 1.0)} in {plural(result.epochs, 'epoch')}; go on with "
-            f"`cifarkit fit --resume {str(result.run_id)[:8]} --max-epochs {2 * result.epochs}`"
+            f"`cifarkit fit --resume {result.run_id} --max-epochs {2 * result.epochs}`"
         )
 
 
-def plan(terminal: Terminal, recipe: Recipe, dataset: str, target_acc: float) -> Recipe:
-    """The recipe at the length that the target is expected to take."""
+def plan(
+    terminal: Terminal, recipe: Recipe, dataset: str, target_acc: float, max_epochs: int | None = None
+) -> Recipe:
+    """The recipe at the length that the target is expected to take, but for no more than ``max_epochs``."""
+    epochs = _expected_length(terminal, recipe, dataset, target_acc)
+    if max_epochs is not None and max_epochs < epochs:
+        terminal.say(f"it gets {plural(max_epochs, 'epoch')}, as --max-epochs says")
+        epochs = max_epochs
+    return replace(recipe, epochs=epochs)
+
+
+def _expected_length(terminal: Terminal, recipe: Recipe, dataset: str, target_acc: float) -> int:
     measured = recipe.measured(dataset, target_acc) if recipe == RECIPES[recipe.name] else None
     if measured is None:
         terminal.say(
             f"nobody has measured what {percent(target_acc)} needs with these settings: "
             f"{plural(recipe.epochs, 'epoch')} to begin with"
         )
-        return recipe
+        return recipe.epochs
     spread = f" ± {100 * measured.accuracy_std:.2f}" if measured.runs > 1 else ""
-    came_to = f"{recipe.name} came to {percent(measured.accuracy_mean)}{spread} in them"
-    needs = f"{percent(target_acc)} needs about" if measured.accuracy_mean >= target_acc else "starting with"
-    terminal.say(f"{needs} {plural(measured.epochs, 'epoch')}: {came_to}")
-    return replace(recipe, epochs=measured.epochs)
+    length = plural(measured.epochs, "epoch")
+    came_to = f"{recipe.name} came to {percent(measured.accuracy_mean)}{spread} in"
+    if measured.accuracy_mean >= target_acc:
+        terminal.say(f"{percent(target_acc)} needs about {length}: {came_to} them")
+        return measured.epochs
+    epochs = max(recipe.epochs, measured.epochs)
+    terminal.say(f"{came_to} {length}, and nobody has measured more: {plural(epochs, 'epoch')} to begin with")
+    return epochs
 
 
 def check_resume(context: typer.Context) -> None:

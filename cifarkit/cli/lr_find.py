@@ -64,9 +64,9 @@ def lr_find(
         finder.check_rule(rule)
         name = run_name or f"lr-find-{Path(source.name).name}-{chosen.model}"
         recorder = tracking.RunRecorder(tracking_uri, experiment, name)
-    with tracking.recording(recorder):
+    with tracking.recording(recorder, terminal.alert):
         with terminal.busy(f"reading {source.name}"):
-            hardware = choose_hardware(gpus)
+            hardware = choose_hardware(gpus, precision="fp32")
             data = load_data(source, data_dir or default_data_dir(), seed=seed)
             if batch_size is None:
                 chosen = fit_batch_to_data(chosen, len(data.train))
@@ -76,7 +76,14 @@ def lr_find(
             )
         recorder.log_params(
             chosen.settings()
-            | {"dataset": data.name, "seed": seed, "min_lr": min_lr, "steps": steps, "rule": rule}
+            | {
+                "dataset": data.name,
+                "seed": seed,
+                "min_lr": min_lr,
+                "max_lr": max_lr,
+                "steps": steps,
+                "rule": rule,
+            }
         )
         with terminal.progress(f"range test of {chosen.model} on {data.name}") as update:
             curve = finder.find_lr(

@@ -108,8 +108,9 @@ class Journal:
             if same and older.content["delete"] and str(older) == str(entry):
                 self.pending.remove(older)
                 self._write({"sent": older.number})
-                with suppress(OSError):
-                    (self.folder / older.content["path"]).unlink()
+                if older.content["path"] != entry.content["path"]:
+                    with suppress(OSError):
+                        (self.folder / older.content["path"]).unlink()
 
     def sent(self, entry: Entry) -> None:
         with self._lock, suppress(ValueError):  # a newer one may have taken its place

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from filelock import BaseFileLock, Timeout
 from cifarkit.errors import CifarkitError, Stopped, TrackingError, UsageError, is_impatient
 from cifarkit.results import EpochRow
 from cifarkit.tracking.journal import Entry, Journal, lock_folder, run_folder
-from cifarkit.tracking.processes import this_process
+from cifarkit.tracking.processes import VANISHED_SECONDS, this_process
 from cifarkit.tracking.runs import ERROR, HEARTBEAT, LOOKS, PROCESS, end_vanished, is_alive
 from cifarkit.tracking.store import check_name, connect, experiment_id, place, reason, tracking_error
 
@@ -186,14 +187,28 @@ class RunRecorder:
                 self.log_metrics(values, step=(_milliseconds() - run.info.start_time) // 1000)
 
     def _beat(self) -> None:
+        """Show from time to time that the process is there, without waiting for what is being sent."""
+        seen = time.monotonic()
         while not self._closing.wait(HEARTBEAT_SECONDS):
             self.journal.touch()
-            with suppress(RuntimeError):  # closed meanwhile
-                self._pool.submit(self._send, beat=True)
+            with suppress(Exception):  # the store is away, or the recorder was closed meanwhile
+                self._pool.submit(self._send)
+                self.client.set_tag(self.run_id, HEARTBEAT, f"{time.time():.0f}")
+                if time.monotonic() - seen > VANISHED_SECONDS:
+                    self._pool.submit(self._run_again)
+                seen = time.monotonic()
+
+    def _run_again(self) -> None:
+        """Other hosts may have taken a long silence for the end."""
+        with suppress(Exception):
+            run = self.client.get_run(self.run_id)
+            if run.info.status != "RUNNING" and run.data.tags.get(PROCESS) == this_process():
+                self.client.update_run(self.run_id, status="RUNNING")
+                self.client.delete_tag(self.run_id, ERROR)
 
     # -- sending, on the recorder's thread --------------------------------------------------------
 
-    def _send(self, beat: bool = False) -> None:
+    def _send(self) -> None:
         """Send what is pending, in order, up to the first thing that a store which does not answer leaves."""
         if time.monotonic() < self._silent_until:
             return
@@ -208,9 +223,6 @@ class RunRecorder:
                 self._silent_until = time.monotonic() + RETRY_SECONDS
                 return
             refused += 1
-        if beat:
-            with suppress(Exception):
-                self.client.set_tag(run_id, HEARTBEAT, f"{time.time():.0f}")
 
     def _try(self, entry: Entry, run_id: str) -> Exception | None:
         try:
@@ -401,8 +413,12 @@ def _sync(journal: Journal) -> list[str]:
 
 
 @contextmanager
-def recording(recorder: RunRecorder) -> Iterator[None]:
-    """Ends the run with the status that tells how the block ended, whatever happens in it."""
+def recording(recorder: RunRecorder, alert: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Ends the run with the status that tells how the block ended, whatever happens in it.
+
+    Args:
+        alert: is told where it is what the store did not take.
+    """
     status, impatient = "FAILED", False
     try:
         yield
@@ -422,3 +438,15 @@ def recording(recorder: RunRecorder) -> Iterator[None]:
                 recorder.close(status)
         finally:  # whoever loses patience, here or before, leaves a true status still
             recorder.note_end(status)
+            if recorder.unsent:
+                alert(_where_it_is(recorder))
+
+
+def _where_it_is(recorder: RunRecorder) -> str:
+    why = f" ({recorder.problems[0]})" if recorder.problems else ""
+    home = recorder.folder.parent.parent
+    go_there = "" if home == Path.cwd() else f"cd {home} && "
+    return (
+        f"MLflow did not take everything{why}; it is kept in "
+        f"{os.path.relpath(recorder.folder)}: `{go_there}cifarkit runs sync` sends it from there"
+    )

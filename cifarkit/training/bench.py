@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,8 @@ def _bare_epochs(recipe: Recipe, data: Data, hardware: Hardware) -> list[float]:
     seconds = []
     for _ in range(recipe.epochs):
         begin = time.perf_counter()
-        for images, labels in loader:
+        for batch in loader:
+            images, labels = (part.to(device) for part in batch)
             _step(network, optimizer, resize(images, side), labels, hardware.precision)()
         _finish(device)
         seconds.append(time.perf_counter() - begin)
@@ -221,14 +222,14 @@ def _loader(recipe: Recipe, data: Data, device: torch.device, workers: int | Non
 def _loader_rate(
     recipe: Recipe, data: Data, device: torch.device, workers: int | None, seconds: float
 ) -> float:
-    """Images per second after the first batch, for which worker processes start."""
-    batches = iter(_loader(recipe, data, device, workers))
-    next(batches)
+    """Images per second, once worker processes have started and what they fetch ahead has been used."""
+    batches = chain.from_iterable(repeat(_loader(recipe, data, device, workers)))
+    for _ in range(1 + 2 * (workers or 0)):
+        next(batches)
     begin, images = time.perf_counter(), 0
-    for batch, _ in batches:
+    while time.perf_counter() - begin < seconds:
+        batch, _ = next(batches)
         images += len(batch)
-        if time.perf_counter() - begin > seconds:
-            break
     _finish(device)
     return images / (time.perf_counter() - begin)
 

@@ -83,7 +83,11 @@ def fit(
         deterministic=deterministic,
     )
     if resume:
-        story = replace(story, rows=_rows_to_continue(resume, recipe, data))
+        earlier, _ = read_story(resume)
+        if earlier.settings["model"] != recipe.model:
+            raise CheckpointError(f"{resume} holds a {earlier.settings['model']}, not a {recipe.model}")
+        check_images(str(resume), earlier, data)
+        story = replace(story, rows=earlier.rows)
         for name in ("best.ckpt", "last.ckpt"):
             kept = resume if name == "last.ckpt" else resume.with_name(name)
             if kept.is_file() and kept.parent != folder:
@@ -162,16 +166,21 @@ def is_complete(story: Story) -> bool:
     return reached or len(story.rows) >= story.ends[-1]
 
 
-def _rows_to_continue(resume: Path, recipe: Recipe, data: Data) -> tuple[EpochRow, ...]:
-    story, _ = read_story(resume)
-    if story.settings["model"] != recipe.model:
-        raise CheckpointError(f"{resume} holds a {story.settings['model']}, not a {recipe.model}")
-    if story.fingerprint != data.train.fingerprint():
-        raise CheckpointError(
-            f"{resume} was trained on other images: {story.dataset} as it was then "
-            f"(fingerprint {story.fingerprint}) is not {data.name} as it is now"
-        )
-    return story.rows
+def check_images(name: str, story: Story, data: Data) -> None:
+    """That a training can go on with these images; ``name`` says whose story it is.
+
+    Raises:
+        CheckpointError: it saw others, or was validated on others.
+    """
+    for used, known, images in (
+        ("trained", story.fingerprint, data.train),
+        ("validated", story.val_fingerprint, data.val),
+    ):
+        if known != images.fingerprint():
+            raise CheckpointError(
+                f"{name} was {used} on other images: {story.dataset} as it was then "
+                f"(fingerprint {known}) is not {data.name} as it is now"
+            )
 
 
 def _result(

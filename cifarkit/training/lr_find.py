@@ -114,11 +114,12 @@ def range_test(
     losses: list[float] = []
     recent = lowest = math.inf
     supply = _endless(batches)
+    device = next(trial.parameters()).device
     for step in range(steps):
         lr = lr_min * (lr_max / lr_min) ** (step / (steps - 1))
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
             group["lr"] = lr * ratio
-        images, labels = next(supply)
+        images, labels = (part.to(device) for part in next(supply))
         logits = trial(images.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         lrs.append(lr)

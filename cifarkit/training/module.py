@@ -63,8 +63,9 @@ class Classifier(pl.LightningModule):
         if self._resumed is None:
             return
         # Lightning starts no epoch when it goes on within one.
-        for name, value in self._resumed["totals"].items():
-            setattr(self.train_totals, name, value.to(self.device))
+        if self.order.rank == 0:  # the epoch's end sums over all processes
+            for name, value in self._resumed["totals"].items():
+                setattr(self.train_totals, name, value.to(self.device))
         torch.set_rng_state(self._resumed["generator"])
         if self.device.type == "cuda" and self._resumed["cuda_generator"] is not None:
             torch.cuda.set_rng_state(self._resumed["cuda_generator"])
@@ -112,7 +113,8 @@ class Classifier(pl.LightningModule):
         self.order.losses = checkpoint["losses"]
         if WITHIN_EPOCH in checkpoint:
             self._resumed = checkpoint[WITHIN_EPOCH]
-            self.order.shown = self._resumed["shown"]
+            # Only a single process stops within an epoch; several may go on with it.
+            self.order.shown = self._resumed["shown"][self.order.rank :: self.order.world_size]
             self.order.done = self.steps_done = self._resumed["steps_done"]
 
     def on_validation_epoch_start(self) -> None:

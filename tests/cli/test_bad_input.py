@@ -52,6 +52,7 @@ WRONG_USAGE = [
     ("fit --dataset digits --target-acc 0", ["fraction between 0 and 1, not 0"]),
     ("fit --dataset digits --target-acc -1", ["fraction between 0 and 1, not -1"]),
     ("fit --dataset digits --max-epochs 9", ["--max-epochs goes with --target-acc"]),
+    ("fit --target-acc 0.9 --epochs 5 --max-epochs 4", ["--max-epochs 4 is less than --epochs 5"]),
     ("fit --dataset digits --target-acc nan", ["fraction between 0 and 1, not nan"]),
     ("lr-find --dataset digits --min-lr 1 --max-lr 0.1", ["0 < min < max"]),
     ("lr-find --dataset digits --min-lr 0", ["0 < min < max"]),

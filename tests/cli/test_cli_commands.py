@@ -172,6 +172,23 @@ def test_doctor_says_what_is_wrong_with_a_folder(cli: Cli, tmp_path: Path) -> No
     )
 
 
+def test_doctor_says_what_to_do_about_a_damaged_image(cli: Cli, tmp_path: Path) -> None:
+    colour_folder(tmp_path / "photos", {"red": (200, 0, 0), "blue": (0, 0, 200)}, images=10, side=16)
+    (tmp_path / "photos" / "red" / "03.png").write_bytes(b"no picture")
+    outcome = cli("doctor", "--dataset", "folder:photos", "--image-size", "16", "--json")
+    found = findings(outcome.failed(1, "not fit to train: data files"))["data files"]
+    assert "03.png: not an image" in found["detail"]
+    assert found["remedy"] == "replace or remove it"
+
+
+def test_doctor_shows_where_a_check_failed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifarkit.doctor.disk", lambda: 1 / 0)
+    assert "ZeroDivisionError" not in cli("doctor", "--dataset", "digits").err
+    outcome = cli("doctor", "--dataset", "digits", "--debug")
+    assert outcome.code == 1
+    assert "ZeroDivisionError: division by zero" in outcome.err
+
+
 def test_doctor_fails_where_training_would(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     at = ("--tracking-uri", f"sqlite:///{tmp_path}/file/mlflow.db")
@@ -243,6 +260,7 @@ def test_lr_find_records_a_run(cli: Cli, tmp_path: Path) -> None:
     (run,) = mlflow.MlflowClient().search_runs(["1"])
     assert run.info.status == "FINISHED"
     assert run.data.tags["cifarkit.kind"] == "lr-find"
+    assert {run.data.params[name] for name in ("min_lr", "max_lr")} == {"1e-07", "0.1"}
     assert run.data.metrics["suggested_lr"] == pytest.approx(curve["suggestion"])
 
 

@@ -35,7 +35,8 @@ def test_target_reached_ends_the_training(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_figures")
 def test_a_target_plans_the_training_and_makes_it_go_on(cli: Cli, tmp_path: Path) -> None:
     outcome = cli(*FIT, "--epochs", "1", "--max-epochs", "3", "--target-acc", "0.9999", "--json")
-    outcome.failed(3, "99.99%", "in 3 epochs", "--max-epochs 6")
+    run_id = outcome.data["run_id"]
+    outcome.failed(3, "99.99%", "in 3 epochs", f"--resume {run_id} --max-epochs 6")
     assert "99.99% is not reached: going on to epoch 2 with these weights" in outcome.err
     assert "going on to epoch 3" in outcome.err
     result = outcome.validated(results.FitResult)
@@ -54,8 +55,33 @@ def test_a_measured_target_says_what_it_takes(cli: Cli) -> None:
     assert "nobody has measured what 30.00% needs with these settings: 15 epochs" in outcome.err
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_a_limit_below_what_the_target_is_expected_to_take(cli: Cli) -> None:
+    outcome = cli(*FIT, "--target-acc", "0.9999", "--max-epochs", "1").failed(3, "99.99%", "in 1 epoch")
+    expected = "digits came to 99.72% in 15 epochs, and nobody has measured more: 15 epochs to begin with"
+    assert expected in outcome.err
+    assert "it gets 1 epoch, as --max-epochs says" in outcome.err
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_whose_images_have_changed_is_not_touched(cli: Cli, tmp_path: Path) -> None:
+    # Nobody can tell these classes apart.
+    root = colour_folder(tmp_path / "greys", dict.fromkeys(("one", "two"), (99, 99, 99)), 30, 16)
+    options = ("--dataset", f"folder:{root}", "--image-size", "16", "--epochs", "1", "--target-acc", "1")
+    run_id = cli("fit", *options, "--max-epochs", "1", "--run-name", "[/x] [red]").line
+    for path in root.rglob("*.png"):
+        path.write_bytes((root / "one" / "00.png").read_bytes())
+    outcome = cli("fit", "--resume", run_id, "--max-epochs", "2")
+    outcome.failed(1, f"run {run_id[:8]} was trained on other images", "fingerprint")
+    assert Store(tmp_path).statuses == ["FINISHED"]
+    listed = cli("runs", "list").succeeded()
+    assert listed.line == run_id
+    assert "[/x] [red]" in listed.err
+
+
 def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> None:
-    command = (*FIT, "--epochs", "2", "--seed", "3", "--runs", "2")
+    options = (*FIT, "--epochs", "2", "--val-size", "200")
+    command = (*options, "--seed", "3", "--runs", "2")
     outcome = cli(*command, "--target-acc", "0.9999", "--json").failed(3, "2 of 2 seeds", "99.99%")
     summary = outcome.validated(results.FitRuns)
     fits = summary["fits"]
@@ -82,8 +108,11 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
     # The parent is asked like any other run, and answers with the best of its trainings.
     best = max(fit["best_val_acc"] for fit in fits)
     assert cli("eval").succeeded().line == f"{best:.4f}"
+    # Each of them held out images of its own.
+    for child in fits:
+        assert cli("eval", "--run", child["run_id"]).succeeded().line == f"{child['best_val_acc']:.4f}"
     # Seeds trained beside each other are the seeds trained alone.
-    alone = cli(*FIT, "--epochs", "2", "--seed", "4", "--json").succeeded().validated(results.FitResult)
+    alone = cli(*options, "--seed", "4", "--json").succeeded().validated(results.FitResult)
     assert alone["rows"][-1]["val_acc"] == accuracies[1]
     assert alone["rows"][-1]["train_loss"] == fits[1]["rows"][-1]["train_loss"]
 

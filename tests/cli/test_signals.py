@@ -119,7 +119,7 @@ def test_ctrl_c_after_the_last_epoch(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_a_resumed_run_may_miss_its_target(cli: Cli, tmp_path: Path) -> None:
+def test_a_resumed_run_may_miss_its_target(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_until(
         [*FIT, "4", "--target-acc", "0.9999"],
         tmp_path,
@@ -128,6 +128,9 @@ def test_a_resumed_run_may_miss_its_target(cli: Cli, tmp_path: Path) -> None:
     ).failed(130, "interrupted")
     store = Store(tmp_path)
     mlflow.MlflowClient(store.uri).set_tag(store.run_ids[0], "hardware", "another, 8 cores, fp32")
+    cli("fit", "--resume", "last", "--max-epochs", "3", store=store).failed(2, "planned for 4 epochs")
+    assert store.statuses == ["KILLED"]
+    monkeypatch.setenv("CIFARKIT_RUNS", "2")  # is for new trainings
     outcome = cli("fit", "--resume", "last", store=store).failed(3, "99.99%", "4 epochs")
     assert "so far it ran on another, 8 cores, fp32: here, rounding will differ" in outcome.err
     assert store.statuses == ["FINISHED"]

@@ -264,6 +264,9 @@ def test_resume_refuses_other_images(recipe: Recipe, data: Data, cpu: Hardware, 
     other = replace(data, train=data.train.take(range(1, 200)))
     with pytest.raises(CheckpointError, match="trained on other images"):
         fit(recipe, other, cpu, tmp_path / "second", resume=tmp_path / "last.ckpt")
+    other = replace(data, val=data.val.take(range(1, 20)))
+    with pytest.raises(CheckpointError, match="validated on other images"):
+        fit(recipe, other, cpu, tmp_path / "second", resume=tmp_path / "last.ckpt")
 
 
 def test_resume_refuses_a_missing_file(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cifarkit.training.checkpoints import load_checkpoint, read_rates
 from cifarkit.training.data import Data, build_network, check_recipe_fits, fit_batch_to_data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware
-from cifarkit.training.module import Classifier
+from cifarkit.training.module import WITHIN_EPOCH, Classifier
 
 
 @pytest.fixture
@@ -97,6 +97,22 @@ def test_later_epochs_show_the_images_with_the_highest_loss(
     again = fit(choosy, data, cpu, tmp_path / "half", resume=tmp_path / "half" / "last.ckpt")
     assert [row.train_loss for row in again.rows] == [row.train_loss for row in result.rows]
     assert [row.val_loss for row in again.rows] == [row.val_loss for row in result.rows]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_any_number_of_processes_goes_on_within_an_epoch(recipe: Recipe, data: Data, processes: int) -> None:
+    alone = EpochOrder(64, 16, shuffle=True)
+    batches = [set(batch.tolist()) for batch in alone]
+    saved = {"shown": alone.shown, "steps_done": 1}
+    together: list[set[int]] = [set() for _ in batches[1:]]
+    for rank in range(processes):
+        order = EpochOrder(64, 16 // processes, shuffle=True, rank=rank, world_size=processes)
+        module = Classifier(build_network(recipe, data), recipe, order=order, ends=[4], side=16, seed=0)
+        module.on_load_checkpoint({"losses": alone.losses, WITHIN_EPOCH: saved})
+        for step, batch in enumerate(order):
+            assert together[step].isdisjoint(batch.tolist())
+            together[step] |= set(batch.tolist())
+    assert together == batches[1:]
 
 
 def test_label_smoothing_is_of_the_training_loss_only(
