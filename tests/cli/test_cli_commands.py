@@ -177,7 +177,7 @@ def test_doctor_says_what_to_do_about_a_damaged_image(cli: Cli, tmp_path: Path) 
     (tmp_path / "photos" / "red" / "03.png").write_bytes(b"no picture")
     outcome = cli("doctor", "--dataset", "folder:photos", "--image-size", "16", "--json")
     found = findings(outcome.failed(1, "not fit to train: data files"))["data files"]
-    assert "03.png: not an image" in found["detail"]
+    assert "03.png: cannot be read: not an image" in found["detail"]
     assert found["remedy"] == "replace or remove it"
 
 
