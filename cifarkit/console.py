@@ -165,7 +165,7 @@ class EpochTable:
         self.batch_size, self.workers = batch_size, workers
         self.validation, self.val_split, self.target_acc = validation, val_split, target_acc
         self.rows: list[EpochRow] = list(earlier)
-        self.first_report: tuple[int, float] | None = None
+        self.first_report: tuple[int, int, float] | None = None
         self.estimated = self.waited = False
         self.stopped = ""
         self.bar = Progress(
@@ -200,11 +200,11 @@ class EpochTable:
         now = time.perf_counter()
         left = (steps - step) * self.batch_size / images_per_second
         if self.first_report is None:
-            self.first_report = step, now
-        elif not self.estimated and step > self.first_report[0]:
+            self.first_report = epoch, step, now
+        elif not self.estimated and epoch == self.first_report[0]:
             # From between two reports, because the first steps of all are slower.
             self.estimated = True
-            begin, began = self.first_report
+            _, begin, began = self.first_report
             whole = (1 + self.validation) * steps / (step - begin) * (now - began)
             coming = sum(self.effort[epoch - 1 : self._end(epoch)]) / self.effort[epoch - 1]
             self.terminal.say(f"about {duration(whole * coming)} of training on this machine")
@@ -224,6 +224,7 @@ class EpochTable:
 
     def on_epoch(self, row: EpochRow, best: bool) -> None:
         self.rows.append(row)
+        self.estimated = True  # the row says what is left
         if self._live:
             self._live.update(self._render())
         else:

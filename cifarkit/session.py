@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from cifarkit import figures, reports, tracking
-from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.console import EpochTable, Terminal, plural
 from cifarkit.errors import Stopped
 from cifarkit.followers import follow, is_follower, leave_plan
@@ -197,14 +196,13 @@ def _epoch_table(
     earlier: Sequence[EpochRow],
 ) -> EpochTable:
     ends = training_ends(recipe.epochs, request.target_acc, request.max_epochs)
-    views = 2 if mirrors(find_policy(recipe.policy)) else 1
     return EpochTable(
         terminal,
         # The area of an epoch's images.
         effort=[recipe.kept_in(epoch) * recipe.scale_at(epoch) ** 2 for epoch in range(ends[-1])],
         ends=ends,
         # A forward pass is a third of a step.
-        validation=views / 3 * len(data.val) / len(data.train),
+        validation=len(data.val) / len(data.train) / 3,
         val_split=data.val.split,
         batch_size=recipe.batch_size,
         workers=request.workers is not None or not fits_on_device(data.train, torch.device(hardware.device)),

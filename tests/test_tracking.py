@@ -5,6 +5,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -626,13 +627,17 @@ def test_a_resumed_run_does_not_record_an_epoch_twice(uri: str, client: Any, add
 def test_a_folder_that_cannot_be_written_costs_only_the_journal(
     uri: str, client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     UNSENT.write_text("a file in the way")
     recorder = RunRecorder(uri, EXPERIMENT)
     run_id = recorder.start(FIT)
     with recording(recorder):
         recorder.log_metrics({"best_val_acc": 0.5})
+        assert recorder.folder.parent.parent == elsewhere
     assert client.get_run(run_id).data.metrics == {"best_val_acc": 0.5}
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_a_slow_store_does_not_hold_up_the_training(

@@ -61,7 +61,8 @@ class SpeedNet(nn.Module):
     Attributes:
         tta: whether a trained network looks again where it is unsure (`forward`), which is nearly what the
             records' evaluations do with every image. It is part of the network, so that validation, `eval`
-            and the exported model agree; training without flips turns it off.
+            and the exported model agree; training without flips, or at images of less than their own size,
+            turns it off.
     """
 
     def __init__(

@@ -161,7 +161,7 @@ def lock_folder(folder: Path) -> BaseFileLock:
 
 def run_folder(run_id: str) -> Path:
     """The folder of a run in progress, made if it is not there: ``.cifarkit/RUN_ID`` in the current folder,
-    or in a temporary one where that cannot be written."""
+    or one in a new temporary folder where that cannot be written."""
     for _ in range(10):
         with suppress(FileNotFoundError):  # another process removed the empty parent meanwhile
             try:
@@ -171,8 +171,8 @@ def run_folder(run_id: str) -> Path:
             except OSError:
                 break
             return (UNSENT / run_id).absolute()
-    folder = Path(tempfile.mkdtemp(prefix="cifarkit-")) / UNSENT / run_id
-    folder.mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(prefix="cifarkit-")) / run_id
+    folder.mkdir()
     return folder
 
 

@@ -119,7 +119,8 @@ class RunRecorder:
                 end_vanished(client, experiment)
             mark = {PROCESS: this_process(), HEARTBEAT: f"{time.time():.0f}"}
             if resume:
-                run = self._take_over(client, resume)
+                folder = run_folder(resume)
+                run = self._take_over(client, resume, folder)
                 client.update_run(resume, status="RUNNING")
                 for key, value in mark.items():
                     client.set_tag(resume, key, value)
@@ -129,14 +130,15 @@ class RunRecorder:
             else:
                 source = {"mlflow.source.name": "cifarkit", "mlflow.source.type": "LOCAL"}
                 run = client.create_run(experiment, run_name=self.run_name, tags=source | mark | tags)
-                self._lock = lock_folder(run_folder(run.info.run_id))
+                folder = run_folder(run.info.run_id)
+                self._lock = lock_folder(folder)
                 self._lock.acquire()
         except CifarkitError:
             raise
         except Exception as error:
             raise tracking_error(self.uri or "", error) from error
         run_id = str(run.info.run_id)
-        self.journal = Journal(run_folder(run_id))
+        self.journal = Journal(folder)
         self._forget_what_is_over()
         self.journal.open(run_id, client.tracking_uri, this_process())
         self._watching = threading.Thread(target=self._watch, args=[run], name="watching", daemon=True)
@@ -144,12 +146,12 @@ class RunRecorder:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return run_id
 
-    def _take_over(self, client: Any, run_id: str) -> Any:
+    def _take_over(self, client: Any, run_id: str, folder: Path) -> Any:
         """The run as the store has it.
 
         Raises: UsageError where another process is at work on it.
         """
-        self._lock = lock_folder(run_folder(run_id))
+        self._lock = lock_folder(folder)
         try:
             self._lock.acquire(timeout=TAKE_OVER_SECONDS)
             run = client.get_run(run_id)

@@ -215,7 +215,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     shape = story.preprocessing.image_shape
     try:
         network = build_model(story.settings["model"], shape, len(story.preprocessing.classes))
-        allow_tta(network, mirrors(find_policy(story.settings["policy"])))
+        full_size = story.preprocessing.side == shape[1]  # smaller ones got one look in training (Classifier)
+        allow_tta(network, full_size and mirrors(find_policy(story.settings["policy"])))
         weights = {
             name.removeprefix("network."): value
             for name, value in content["state_dict"].items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarkit.augment.randomness import mix
+from cifarkit.models import one_view
 from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import build_scheduler
 from cifarkit.pipeline import Batch, EpochOrder, resize
@@ -127,8 +129,10 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         images, labels = batch
+        # While images are small, networks are unsure of most: to look again would cost a tenth of a training.
+        looks = one_view(self.network) if self.side < self.full_side else nullcontext()
         # What is reported is computed as `eval` and the exported model compute it, in float32.
-        with torch.autocast(self.device.type, enabled=False):
+        with looks, torch.autocast(self.device.type, enabled=False):
             logits = self(resize(images, self.side))
         self.val_totals.update(logits, labels)
 

@@ -67,16 +67,29 @@ def test_a_share_of_a_side_is_never_more_than_the_side(side: int, share: float, 
     assert scaled_side(side, share) == expected
 
 
+@pytest.mark.parametrize(("last_scale", "side", "looks_again"), [(0.625, 10, False), (1.0, 16, True)])
 def test_a_checkpoint_is_asked_at_the_side_it_was_trained_at(
-    recipe: Recipe, colour_data: Data, cpu: Hardware, tmp_path: Path
+    recipe: Recipe,
+    colour_data: Data,
+    cpu: Hardware,
+    tmp_path: Path,
+    last_scale: float,
+    side: int,
+    looks_again: bool,
 ) -> None:
     """Whoever uses its weights and its preprocessing finds the accuracy that training reported."""
     small = replace(
-        recipe, model="speednet-slim", policy="none", epochs=2, batch_size=24, image_scale=(0.625,)
+        recipe,
+        model="speednet-slim",
+        policy="fast",
+        epochs=2,
+        batch_size=24,
+        image_scale=(0.625, last_scale),
     )
     row = fit(small, colour_data, cpu, tmp_path).rows[-1]
     checkpoint = load_checkpoint(tmp_path / "last.ckpt")
-    assert checkpoint.story.preprocessing.side == 10
+    assert checkpoint.story.preprocessing.side == side
+    assert checkpoint.network.tta is looks_again
     predictions = predict(checkpoint.network, colour_data.val, checkpoint.story.preprocessing)
     assert (predictions.predicted == predictions.labels).mean() == row.val_acc
     assert predictions.losses.mean() == pytest.approx(row.val_loss, rel=1e-5)

@@ -1,0 +1,52 @@
+"""What the table of epochs tells of the time left; tests/cli shows it on real terminals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from cifarkit import console
+from cifarkit.console import EpochTable, Terminal
+from cifarkit.results import EpochRow
+
+
+def row(epoch: int) -> EpochRow:
+    return EpochRow(epoch, 1.0, 0.5, 1.0, 0.5, "test", 32, 0.1, 1000.0, 0.0, 10.0, 10.0 * epoch)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def table(effort: Sequence[float] = (1.0, 1.0, 2.0, 4.0)) -> EpochTable:
+    return EpochTable(Terminal(), effort, [len(effort)], validation=0.0, val_split="test", batch_size=10)
+
+
+def test_the_first_steps_tell_how_long_the_training_takes(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """20 of 100 steps took 4 seconds after a slow start, and the whole training is 8 such epochs."""
+    with table() as epochs:
+        for step, seconds in ((10, 9.0), (30, 13.0), (50, 99.0)):
+            clock[0] = seconds
+            epochs.on_step(1, step, 100, 500.0)
+    assert capsys.readouterr().err.count("about 2:40 of training on this machine") == 1
+
+
+def test_steps_of_different_epochs_tell_nothing(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Epochs may be shorter than the time between two reports."""
+    with table() as epochs:
+        for epoch, step in ((1, 10), (2, 5), (3, 20), (3, 40)):
+            clock[0] += 9
+            epochs.on_step(epoch, step, 100, 500.0)
+            if step != 20:
+                epochs.on_epoch(row(epoch), False)
+    said = capsys.readouterr().err
+    assert "of training on this machine" not in said
+    assert said.splitlines()[1].split()[-2:] == ["0:10", "1:10"]  # an epoch's time, and seven times that
