@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def _adam(network: nn.Module, lr: float, weight_decay: float, batch_size: int) -> Optimizer:
+def _adam(network: nn.Module, lr: float, weight_decay: float, batch_size: int, bf16: bool) -> Optimizer:
     from torch.optim import Adam
 
     return Adam(_trainable(network), lr=lr, weight_decay=weight_decay)
 
 
-def _adamw(network: nn.Module, lr: float, weight_decay: float, batch_size: int) -> Optimizer:
+def _adamw(network: nn.Module, lr: float, weight_decay: float, batch_size: int, bf16: bool) -> Optimizer:
     from torch.optim import AdamW
 
     return AdamW(_trainable(network), lr=lr, weight_decay=weight_decay)
 
 
-def _sgd(network: nn.Module, lr: float, weight_decay: float, batch_size: int) -> Optimizer:
+def _sgd(network: nn.Module, lr: float, weight_decay: float, batch_size: int, bf16: bool) -> Optimizer:
     from torch.optim import SGD
 
     return SGD(_trainable(network), lr=lr, weight_decay=weight_decay, momentum=0.9, nesterov=True)
 
 
-def _muon(network: nn.Module, lr: float, weight_decay: float, batch_size: int) -> Optimizer:
+def _muon(network: nn.Module, lr: float, weight_decay: float, batch_size: int, bf16: bool) -> Optimizer:
     """Muon on filters at ``lr``; Nesterov SGD on biases and head, whose rates follow from it.
 
     airbench94_muon found 0.24, 0.053 and 0.67 for batches of 2000 and a loss summed over the batch. SGD's
@@ -55,14 +55,14 @@ def _muon(network: nn.Module, lr: float, weight_decay: float, batch_size: int) -
         {"params": biases, "lr": bias_lr, "weight_decay": weight_decay / bias_lr, **sgd},
         {"params": head, "lr": head_lr, "weight_decay": weight_decay / head_lr, **sgd},
     ]
-    return Muon([group for group in groups if group["params"]])
+    return Muon([group for group in groups if group["params"]], bf16=bf16)
 
 
 def _trainable(network: nn.Module) -> list[nn.Parameter]:
     return [p for p in network.parameters() if p.requires_grad]
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, float, float, int], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[nn.Module, float, float, int, bool], Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,
     "sgd": _sgd,
@@ -71,7 +71,13 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, float, float, int], Optimizer]] = {
 
 
 def build_optimizer(
-    name: str, network: nn.Module, lr: float, weight_decay: float, batch_size: int
+    name: str,
+    network: nn.Module,
+    lr: float,
+    weight_decay: float,
+    batch_size: int,
+    *,
+    bf16: bool = False,
 ) -> Optimizer:
     """An optimiser over the trainable parameters of a network.
 
@@ -80,10 +86,11 @@ def build_optimizer(
         weight_decay: the optimiser's own kind; for ``muon`` the share by which biases and head shrink in
             a step at the peak rate.
         batch_size: images per step, over which the loss is averaged.
+        bf16: whether the optimiser's own matrix products may be computed in bf16.
 
     Raises:
         UnknownName: not in `OPTIMIZERS`.
     """
     if name not in OPTIMIZERS:
         raise UnknownName("optimizer", name, OPTIMIZERS)
-    return OPTIMIZERS[name](network, lr, weight_decay, batch_size)
+    return OPTIMIZERS[name](network, lr, weight_decay, batch_size, bf16)

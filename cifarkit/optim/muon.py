@@ -18,35 +18,36 @@ def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
 
     Args:
         matrix: (rows, columns), or several of one shape (N, rows, columns), any floating type; computed in
-            that type on the CPU (a CPU without bf16 units runs bf16 products a hundred times slower) and in
-            bf16 on a GPU.
+            that type.
         steps: iterations; 3 are enough here.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16() if matrix.is_cuda else matrix
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(steps):
         gram = x @ x.mT
         x = add_product(x, add_product(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).to(matrix.dtype)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.SGD):
     """Orthogonalised Nesterov momentum on groups marked ``filters``, plain SGD on the other groups.
 
-    `torch.optim.Muon` takes matrices only and orthogonalises in bf16 always; here a filter (out, in, h, w)
-    is the matrix (out, in*h*w), and each filter tensor is rescaled to norm sqrt(out) before its step, so
-    that the learning rate is relative to the weights (airbench94_muon).
+    `torch.optim.Muon` takes matrices only and orthogonalises in bf16 always, which a CPU without bf16 units
+    does a hundred times slower; here a filter (out, in, h, w) is the matrix (out, in*h*w), and each filter
+    tensor is rescaled to norm sqrt(out) before its step, so that the learning rate is relative to the
+    weights (airbench94_muon).
 
     Args:
         groups: parameter groups; those with ``filters=True`` hold 4-d tensors only.
+        bf16: orthogonalise in bf16, which is exact enough; else in the filters' own type.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]], *, bf16: bool = False) -> None:
         super().__init__(groups, lr=0.0, momentum=0.0)
+        self.bf16 = bf16
         for group in self.param_groups:
             group.setdefault("filters", False)
             if group["filters"] and any(p.ndim != 4 for p in group["params"]):
@@ -93,4 +94,5 @@ class Muon(torch.optim.SGD):
         direction = gradient.add(average, alpha=momentum)
         # The order of a matrix's columns does not change its orthogonalisation, so channels-last
         # filters are flattened in the order they lie in memory.
-        return direction.permute(0, 2, 3, 1).flatten(1)
+        matrix = direction.permute(0, 2, 3, 1).flatten(1)
+        return matrix.bfloat16() if self.bf16 else matrix

@@ -81,9 +81,7 @@ def measure_steps(
     network = build_network(recipe, data).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     assert recipe.lr is not None
     # Hardly any rate: many steps on one batch of noise would make numbers that take longer to compute with.
-    optimizer = build_optimizer(
-        recipe.optimizer, network, recipe.lr * 1e-3, recipe.weight_decay, recipe.batch_size
-    )
+    optimizer = _optimizer(network, replace(recipe, lr=recipe.lr * 1e-3), hardware)
     images = torch.randn(recipe.batch_size, *shape, device=device)
     labels = torch.randint(0, classes, (recipe.batch_size,), device=device)
     rows = []
@@ -95,6 +93,18 @@ def measure_steps(
             BenchRow(f"step at {side} pixels", rate, "images/s", 3 * table.flops * rate / flops_per_second)
         )
     return rows
+
+
+def _optimizer(network: nn.Module, recipe: Recipe, hardware: Hardware) -> torch.optim.Optimizer:
+    assert recipe.lr is not None
+    return build_optimizer(
+        recipe.optimizer,
+        network,
+        recipe.lr,
+        recipe.weight_decay,
+        recipe.batch_size,
+        bf16=hardware.precision == "bf16",
+    )
 
 
 def _step(
@@ -193,7 +203,7 @@ def _bare_epochs(recipe: Recipe, data: Data, hardware: Hardware) -> list[float]:
     device = torch.device(hardware.device)
     network = build_network(recipe, data).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     assert recipe.lr is not None
-    optimizer = build_optimizer(recipe.optimizer, network, recipe.lr, recipe.weight_decay, recipe.batch_size)
+    optimizer = _optimizer(network, recipe, hardware)
     loader = _loader(recipe, data, device, None)
     side = scaled_side(data.preprocessing.image_shape[1], recipe.image_scale[0])
     seconds = []

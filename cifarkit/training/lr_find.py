@@ -59,7 +59,14 @@ def find_lr(
         device=device,
     )
     lrs, losses, diverged = range_test(
-        network, batches, recipe, lr_min=lr_min, lr_max=lr_max, steps=steps, on_step=on_step
+        network,
+        batches,
+        recipe,
+        lr_min=lr_min,
+        lr_max=lr_max,
+        steps=steps,
+        bf16=hardware.precision == "bf16",
+        on_step=on_step,
     )
     rules = suggest(lrs, losses)
     return LrCurve(
@@ -89,6 +96,7 @@ def range_test(
     lr_min: float,
     lr_max: float,
     steps: int,
+    bf16: bool = False,
     on_step: Callable[[int, float, float], None] = lambda step, lr, loss: None,
 ) -> tuple[list[float], list[float], bool]:
     """Train a copy of a network for ``steps`` steps while the learning rate grows exponentially.
@@ -98,6 +106,7 @@ def range_test(
 
     Args:
         batches: as many training batches as there are steps; repeated when there are fewer.
+        bf16: train in mixed precision.
         on_step: called with (step from 1, learning rate, loss).
 
     Returns:
@@ -108,7 +117,9 @@ def range_test(
     """
     check_range(lr_min, lr_max, steps)
     trial = copy.deepcopy(network).train()
-    optimizer = build_optimizer(recipe.optimizer, trial, 1.0, recipe.weight_decay, recipe.batch_size)
+    optimizer = build_optimizer(
+        recipe.optimizer, trial, 1.0, recipe.weight_decay, recipe.batch_size, bf16=bf16
+    )
     ratios = [group["lr"] for group in optimizer.param_groups]
     lrs: list[float] = []
     losses: list[float] = []
@@ -120,8 +131,9 @@ def range_test(
         for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
             group["lr"] = lr * ratio
         images, labels = (part.to(device) for part in next(supply))
-        logits = trial(images.contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = trial(images.contiguous(memory_format=torch.channels_last))
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         lrs.append(lr)
         losses.append(loss.item())
         on_step(step + 1, lr, losses[-1])

@@ -144,6 +144,7 @@ class Classifier(pl.LightningModule):
             self.recipe.lr,
             self.recipe.weight_decay,
             self.recipe.batch_size,
+            bf16=self.trainer.precision == "bf16-mixed",
         )
         scheduler = build_scheduler(self.recipe.schedule, optimizer, self.ends)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -114,6 +114,18 @@ def test_the_first_step_follows_the_orthogonalised_gradient() -> None:
     torch.testing.assert_close(step.flatten(1), orthogonalise(gradient.flatten(1)), atol=1e-4, rtol=1e-4)
 
 
+def test_in_bf16_it_steps_nearly_the_same_way_and_filters_keep_their_type() -> None:
+    after = []
+    for bf16 in (False, True):
+        filters = parameter(16, 3, 3, 3)
+        filters.grad = gradients(filters, 1)[0]
+        Muon([filters_group(filters, lr=0.1)], bf16=bf16).step()
+        assert filters.dtype is torch.float32
+        after.append(filters.detach())
+    torch.testing.assert_close(*after, atol=2e-3, rtol=0.0)
+    assert not torch.equal(*after)
+
+
 def test_momentum_is_nesterovs() -> None:
     filters = parameter(16, 3, 3, 3)
     optimizer = Muon([filters_group(filters, lr=0.1)])

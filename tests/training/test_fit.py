@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from cifarkit.errors import CheckpointError, DivergedError, Interrupted, Stopped, Terminated, UsageError
+from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import Linear
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow
+from cifarkit.training import module
 from cifarkit.training.checkpoints import load_checkpoint, read_rates, read_story
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
@@ -468,6 +470,22 @@ def test_images_too_small_for_the_model_are_refused(
 
 
 # -- precision ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_optimiser_computes_in_the_precision_of_the_training(
+    recipe: Recipe, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    built = []
+
+    def build(*arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        built.append(build_optimizer(*arguments, **options))
+        return built[-1]
+
+    monkeypatch.setattr(module, "build_optimizer", build)
+    with_muon = replace(recipe, epochs=1, optimizer="muon")
+    fit(with_muon, data, Hardware("cpu", 1, 1, precision), tmp_path)
+    assert [optimizer.bf16 for optimizer in built] == [precision == "bf16"]
 
 
 def test_bf16_trains_and_keeps_fp32_weights(

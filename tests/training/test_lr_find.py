@@ -205,6 +205,27 @@ def test_the_first_loss_is_that_of_the_network_as_it_is(
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_in_bf16_the_losses_are_nearly_the_same(
+    recipe: Recipe, network: nn.Module, batches: Any, optimizer: str
+) -> None:
+    network[3].p = 0.0  # type: ignore[index]
+    full, mixed = (
+        range_test(
+            network,
+            batches,
+            replace(recipe, optimizer=optimizer),
+            lr_min=1e-6,
+            lr_max=1e-2,
+            steps=12,
+            bf16=bf16,
+        )[1]
+        for bf16 in (False, True)
+    )
+    assert mixed == pytest.approx(full, rel=0.05)
+    assert mixed != full
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_network_stays_as_it_is(recipe: Recipe, network: nn.Module, batches: Any, optimizer: str) -> None:
     before = copy.deepcopy(network.state_dict())
     network.eval()
