@@ -134,6 +134,11 @@ class Evidence:
     hardware: str
     command: str
 
+    def promises(self, target: float) -> bool:
+        """Whether most trainings are expected to reach a target accuracy: the mean less the standard
+        deviation does."""
+        return self.accuracy_mean - self.accuracy_std >= target
+
 
 @dataclass(frozen=True)
 class RecipeRow:

@@ -12,7 +12,7 @@ from cifarkit.errors import UnknownName, UsageError
 from cifarkit.models import MODELS, check_size
 from cifarkit.optim import OPTIMIZERS
 from cifarkit.optim.schedules import Linear, OneCycle
-from cifarkit.recipes import PRECISIONS, RECIPES, Recipe, find_recipe, scaled_side
+from cifarkit.recipes import PRECISIONS, RECIPES, Recipe, find_recipe, recipe_for, scaled_side
 from cifarkit.results import Evidence
 
 EVERY = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -140,6 +140,34 @@ def test_a_target_takes_the_shortest_measured_training_that_reaches_it() -> None
     ]  # fmt: skip
     assert epochs(0.95, "mnist") == 1
     assert epochs(0.5, "digits") is None
+
+
+def test_a_target_beyond_the_default_takes_the_quickest_recipe_that_reaches_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def recipe(name: str, *evidence: tuple[float, float]) -> Recipe:
+        measured = (
+            Evidence("cifar10", mean, 0.001, 3, 1, seconds, "here", "cifarkit fit")
+            for mean, seconds in evidence
+        )
+        return replace(RECIPES["fast"], name=name, evidence=tuple(measured))
+
+    table = (
+        recipe("default", (0.90, 100)),
+        recipe("slow", (0.96, 900)),
+        recipe("quick", (0.80, 10), (0.95, 500)),
+        recipe("unknown"),
+    )
+    monkeypatch.setattr("cifarkit.recipes.RECIPES", {each.name: each for each in table})
+
+    def chosen(target: float, dataset: str = "cifar10") -> str:
+        return recipe_for(target, dataset, "default")
+
+    assert [chosen(target) for target in (0.7, 0.899, 0.90, 0.94, 0.955, 0.97)] == [
+        "default", "default", "quick", "quick", "slow", "default",
+    ]  # fmt: skip
+    assert chosen(0.94, "mnist") == "default"
+    assert recipe_for(0.94, "cifar10", "slow") == "slow"
 
 
 def test_folders_have_a_recipe() -> None:

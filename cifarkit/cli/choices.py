@@ -8,14 +8,20 @@ from cifarkit.augment.policies import find_policy
 from cifarkit.errors import UnknownName
 from cifarkit.models import find_model
 from cifarkit.optim import OPTIMIZERS
-from cifarkit.recipes import Recipe, find_recipe
+from cifarkit.recipes import Recipe, find_recipe, recipe_for
 
 if TYPE_CHECKING:
     from cifarkit.data.datasets import Dataset
 
 
-def resolve(dataset: str, recipe: str | None, image_size: int, **overrides: Any) -> tuple[Dataset, Recipe]:
+def resolve(
+    dataset: str, recipe: str | None, image_size: int, *, target_acc: float | None = None, **overrides: Any
+) -> tuple[Dataset, Recipe]:
     """The data set, and its recipe with what was asked for replaced.
+
+    Args:
+        target_acc: for which another recipe than the data set's own may be taken, where none is named and
+            nothing of it is replaced but its precision.
 
     Raises:
         UnknownName: data set, recipe, model, policy or optimizer.
@@ -24,7 +30,12 @@ def resolve(dataset: str, recipe: str | None, image_size: int, **overrides: Any)
     from cifarkit.data.datasets import find_dataset  # brings numpy, which --help need not wait for
 
     source = find_dataset(dataset, image_size)
-    chosen = find_recipe(recipe or source.recipe).override(**overrides)
+    replaced = {name for name, value in overrides.items() if value is not None}
+    if recipe is None:
+        recipe = source.recipe
+        if target_acc is not None and replaced <= {"precision"}:
+            recipe = recipe_for(target_acc, source.name, recipe)
+    chosen = find_recipe(recipe).override(**overrides)
     find_model(chosen.model)
     find_policy(chosen.policy)
     if chosen.optimizer not in OPTIMIZERS:

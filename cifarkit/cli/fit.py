@@ -125,6 +125,7 @@ def fit(
         dataset,
         recipe,
         image_size,
+        target_acc=target_acc if lr is None and resume is None else None,
         model=model,
         policy=policy,
         optimizer=optimizer,
