@@ -1,11 +1,12 @@
 """Training speed of the models, and of the course project's network as it was, in one run.
 
-    python benchmarks/models.py [--batch-size 128] [--rounds 3] [--json FILE]
+    python benchmarks/models.py [--batch-size 128] [--rounds 3] [--model custom-resnet] [--json FILE]
 
 Every variant does the same work: forward, cross entropy, backward on random images of 3 x 32 x 32. The
 variants take turns for several rounds, each time in a process of its own, so that a drifting machine
 slows all of them, and the median rate of each is compared with that of the reference: fp32, NCHW,
-replicate padding. "As trained" adds what a training sets up in its process (`reuse_freed_memory`).
+replicate padding, PyTorch's own dropout. "As trained" adds what a training sets up in its process
+(`reuse_freed_memory`). ``--model`` leaves out what is not called so.
 
 The last column is the share of the rate at which this machine multiplies large fp32 matrices; forward
 and backward are counted as three times the forward FLOPs. It may pass 100% in bf16.
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from cifarkit.models import build_model
 from cifarkit.training.hardware import cores, has_native_bf16, processor_name, reuse_freed_memory
@@ -37,6 +39,7 @@ class Variant:
     channels_last: bool
     bf16: bool
     as_trained: bool = False
+    plain: bool = False
 
     @property
     def name(self) -> str:
@@ -51,7 +54,10 @@ def rate(variant: Variant, batch_size: int, device: str) -> float:
         reuse_freed_memory()
     torch.manual_seed(0)
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
-    network = build_model(variant.model, (3, 32, 32), 10).to(device, memory_format=layout).train()
+    network = build_model(variant.model, (3, 32, 32), 10)
+    if variant.plain:
+        use_plain_dropout(network)
+    network = network.to(device, memory_format=layout).train()
     images = torch.randn(batch_size, 3, 32, 32, device=device).contiguous(memory_format=layout)
     labels = torch.randint(0, 10, (batch_size,), device=device)
 
@@ -67,6 +73,13 @@ def rate(variant: Variant, batch_size: int, device: str) -> float:
     step()
     step()
     return 2 * batch_size / (time.perf_counter() - started)
+
+
+def use_plain_dropout(network: nn.Module) -> None:
+    for block in network.modules():
+        for name, layer in block.named_children():
+            if isinstance(layer, nn.Dropout):
+                setattr(block, name, nn.Dropout(layer.p))
 
 
 def matrix_rate(device: str, side: int = 2048, times: int = 10) -> float:
@@ -91,10 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--model", default="", help="only the variants whose name begins so, and the reference"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    reference = Variant("custom-resnet-replicate", channels_last=False, bf16=False)
+    reference = Variant("custom-resnet-replicate", channels_last=False, bf16=False, plain=True)
     variants = [
         reference,
         Variant("custom-resnet-replicate", channels_last=True, bf16=False),
@@ -108,6 +124,7 @@ def main() -> None:
     if has_native_bf16(device):
         models = ("custom-resnet-replicate", "custom-resnet", "resnet18", "speednet", "speednet-slim")
         variants += [Variant(model, channels_last=True, bf16=True, as_trained=True) for model in models]
+    variants = [each for each in variants if each is reference or each.model.startswith(arguments.model)]
     rates: dict[str, list[float]] = {variant.name: [] for variant in variants}
     products: list[float] = []
     for _ in range(arguments.rounds):

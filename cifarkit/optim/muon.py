@@ -22,7 +22,7 @@ def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
         steps: iterations; 3 are enough here.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x: Tensor = matrix / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     add_product = torch.addmm if x.ndim == 2 else torch.baddbmm

@@ -6,12 +6,14 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from cli_harness import COLOURS, Outcome, Store, artifact_names, colour_folder, history, is_picture
 
 from cifarkit import results
+from cifarkit.cli.choices import resolve
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -53,6 +55,18 @@ def test_a_measured_target_says_what_it_takes(cli: Cli) -> None:
     assert "90.00% needs about 15 epochs: digits came to 99.72%" in outcome.err
     outcome = cli(*FIT, "--target-acc", "0.3", "--policy", "none", "--batch-size", "100").succeeded()
     assert "nobody has measured what 30.00% needs with these settings: 15 epochs" in outcome.err
+
+
+def test_a_target_may_choose_the_recipe_but_not_against_what_was_asked() -> None:
+    def chosen(target_acc: float | None, recipe: str | None = None, **overrides: Any) -> str:
+        return resolve("cifar10", recipe, 32, target_acc=target_acc, **overrides)[1].name
+
+    assert [chosen(target) for target in (None, 0.9, 0.92, 0.94, 0.999)] == [
+        "fast", "fast", "fast", "accurate", "accurate",
+    ]  # fmt: skip
+    assert chosen(0.94, precision="fp32", model=None) == "accurate"
+    assert chosen(0.94, epochs=3) == chosen(0.94, model="speednet") == chosen(0.94, batch_size=100) == "fast"
+    assert chosen(0.94, recipe="fast") == "fast"
 
 
 @pytest.mark.usefixtures("without_figures")
