@@ -230,10 +230,12 @@ def test_a_training_stopped_by_its_target_goes_on(
     assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_resumed_whitening_network_equals_the_uninterrupted_one(
-    recipe: Recipe, colour_data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, weights: Read
+    recipe: Recipe, colour_data: Data, tmp_path: Path, watcher: Any, weights: Read, precision: str
 ) -> None:
     """Muon, growing images, alternating flips: the recipe of the speed records."""
+    cpu = Hardware("cpu", 1, 1, precision)
     fast = replace(
         recipe, model="speednet-slim", policy="fast", optimizer="muon", lr=0.1, schedule=Linear(),
         weight_decay=1e-3, epochs=2, label_smoothing=0.2, image_scale=(0.75, 1.0),
