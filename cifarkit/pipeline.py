@@ -59,6 +59,18 @@ def resize(images: Tensor, side: int) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
+def window(images: Tensor, side: int, number: int) -> Tensor:
+    """A square cut out of square images (B, C, H, W), as a view (B, C, side, side).
+
+    Args:
+        number: drawn uniformly; says where. The place is the same in all images of a batch: policies shift
+            them one by one already.
+    """
+    places = images.shape[-1] - side + 1
+    top, left = divmod(number % places**2, places)
+    return images[..., top : top + side, left : left + side]
+
+
 def as_tensors(images: ImageSet, device: torch.device | str = "cpu") -> Batch:
     """uint8 images (N, C, H, W), channels-last in memory and on the CPU without a copy, and labels."""
     pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2)

@@ -13,7 +13,15 @@ from cifarkit import pipeline
 from cifarkit.augment.policies import POLICIES
 from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import UsageError
-from cifarkit.pipeline import DeviceLoader, EpochOrder, Preprocessing, as_tensors, eval_loader, train_loader
+from cifarkit.pipeline import (
+    DeviceLoader,
+    EpochOrder,
+    Preprocessing,
+    as_tensors,
+    eval_loader,
+    train_loader,
+    window,
+)
 
 CPU = torch.device("cpu")
 PREPROCESSING = Preprocessing((0.3,), (0.4,), (1, 8, 8), tuple("0123456789"), 8)
@@ -270,3 +278,14 @@ def test_tensors_share_the_images_memory(some: ImageSet) -> None:
     assert pixels.data_ptr() == some.images.ctypes.data
     assert labels.data_ptr() == some.labels.ctypes.data
     assert np.array_equal(pixels[3, 0].numpy(), some.images[3, :, :, 0])
+
+
+def test_windows_lie_at_every_place_alike() -> None:
+    images = torch.arange(2 * 3 * 5 * 5).view(2, 3, 5, 5)
+    cut = [window(images, 3, number) for number in range(18)]
+    assert {(int(each[0, 0, 0, 0]) // 5, int(each[0, 0, 0, 0]) % 5) for each in cut} == {
+        (top, left) for top in range(3) for left in range(3)
+    }
+    assert all(torch.equal(one, again) for one, again in zip(cut[:9], cut[9:], strict=True))
+    assert torch.equal(window(images, 3, 5), images[:, :, 1:4, 2:5])
+    assert torch.equal(window(images, 5, 2**64 - 1), images)

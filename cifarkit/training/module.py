@@ -15,7 +15,7 @@ from cifarkit.augment.randomness import mix
 from cifarkit.models import one_view
 from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import build_scheduler
-from cifarkit.pipeline import Batch, EpochOrder, resize
+from cifarkit.pipeline import Batch, EpochOrder, resize, window
 from cifarkit.recipes import Recipe, scaled_side
 from cifarkit.training.totals import Totals
 
@@ -84,9 +84,10 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
-        self.side = scaled_side(
-            self.full_side, self.recipe.scale_at(self.current_epoch + batch_index / len(self.order))
-        )
+        scale = self.recipe.scale_at(self.current_epoch + batch_index / len(self.order))
+        self.side = scaled_side(self.full_side, scale)
+        if scale >= self.recipe.crop_from:
+            images = window(images, self.side, mix(self.seed, self.current_epoch, batch_index))
         logits = self(resize(images, self.side))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.train_totals.update(logits, labels)

@@ -238,7 +238,7 @@ def test_a_resumed_whitening_network_equals_the_uninterrupted_one(
     cpu = Hardware("cpu", 1, 1, precision)
     fast = replace(
         recipe, model="speednet-slim", policy="fast", optimizer="muon", lr=0.1, schedule=Linear(),
-        weight_decay=1e-3, epochs=2, label_smoothing=0.2, image_scale=(0.75, 1.0),
+        weight_decay=1e-3, epochs=2, label_smoothing=0.2, image_scale=(0.75, 1.0), crop_from=0.75,
     )  # fmt: skip
     expected = fit(fast, colour_data, cpu, tmp_path / "whole")
     with pytest.raises(Crash):

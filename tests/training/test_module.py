@@ -4,16 +4,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from cifarkit.analysis.predictions import predict
 from cifarkit.errors import UsageError
 from cifarkit.optim.schedules import Linear
-from cifarkit.pipeline import EpochOrder
+from cifarkit.pipeline import EpochOrder, as_tensors
 from cifarkit.recipes import Recipe, scaled_side
 from cifarkit.training.checkpoints import load_checkpoint, read_rates
-from cifarkit.training.data import Data, build_network, check_recipe_fits, fit_batch_to_data
+from cifarkit.training.data import (
+    Data,
+    build_network,
+    check_recipe_fits,
+    fit_batch_to_data,
+    preprocessing_for,
+)
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware
 from cifarkit.training.module import WITHIN_EPOCH, Classifier
@@ -57,6 +64,43 @@ def test_parts_of_equal_length_may_end_within_an_epoch(
     growing = replace(recipe, epochs=3, batch_size=24, policy="none", image_scale=(0.5, 1.0))
     fit(growing, colour_data, cpu, tmp_path)
     assert [shape[2] for train, shape in shapes if train] == [8] * 6 + [16] * 6
+
+
+def test_larger_images_may_be_windows_of_the_whole(
+    recipe: Recipe, colour_data: Data, cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pixel's value is its place: 16 to the next row, 1 to the next column."""
+    places = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), (96, 16, 16, 3)).copy()
+    train = replace(colour_data.train, images=places)
+    val = train.take(range(30), split="val")
+    data = Data("places", train, val, preprocessing_for(train, (0.0,) * 3, (1.0,) * 3))
+    seen: list[tuple[bool, torch.Tensor]] = []
+    plain = Classifier.forward
+
+    def forward(self: Classifier, images: torch.Tensor) -> torch.Tensor:
+        seen.append((self.training, 255 * images))
+        return plain(self, images)
+
+    monkeypatch.setattr(Classifier, "forward", forward)
+    scales = (0.5, 0.75, 1.0)
+    cut = replace(recipe, batch_size=24, policy="none", image_scale=scales, crop_from=0.75)
+    fit(cut, data, cpu, tmp_path)
+
+    def whole(side: int) -> torch.Tensor:
+        return 255 * replace(data.preprocessing, side=side)(as_tensors(val)[0])
+
+    trained = [images for training, images in seen if training]
+    validated = [images for training, images in seen if not training]
+    assert all(torch.allclose(images, whole(8)[:24]) for images in trained[:4])
+    corners = [round(float(images[0, 0, 0, 0])) for images in trained[4:8]]
+    for images, corner in zip(trained[4:8], corners, strict=True):
+        assert torch.allclose(images, torch.tensor(corner) + whole(16)[:24, :, :12, :12])
+    assert len(set(corners)) > 1
+    assert all(corner // 16 <= 4 and corner % 16 <= 4 for corner in corners)
+    assert all(torch.allclose(images, whole(16)[:24]) for images in trained[8:])
+    assert all(
+        torch.allclose(images, whole(side)) for images, side in zip(validated, (8, 12, 16), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
