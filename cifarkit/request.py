@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cifarkit.data.datasets import Dataset, find_dataset
+from cifarkit.data.loading import default_data_dir
 from cifarkit.errors import UsageError
 from cifarkit.recipes import Recipe
 from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, load_data
@@ -59,6 +61,15 @@ class FitRequest:
             own_batch_size=True,
             **{name: plan[name] for name in SHAPING},
         )
+
+    def resuming(self, run_id: str) -> str:
+        """The command that goes on with a run, to be typed where this one was."""
+        words = ["cifarkit", "fit", "--resume", run_id]
+        if self.tracking_uri:
+            words += ["--tracking-uri", self.tracking_uri]
+        if self.data_dir != default_data_dir():
+            words += ["--data-dir", str(self.data_dir)]
+        return shlex.join(words)
 
     def final_recipe(self, data: Data, hardware: Hardware) -> Recipe:
         """The recipe with a batch that suits the data and the devices.

@@ -166,7 +166,7 @@ def train(
             )
     except Stopped:
         terminal.say(f"stopped after {plural(len(shown.rows), 'epoch')}{shown.stopped}")
-        terminal.say(f"go on with `cifarkit fit --resume {recorder.run_id}`")
+        terminal.say(f"go on with `{request.resuming(recorder.run_id)}`")
         raise
     run = recorder.run_id
     result = replace(

@@ -173,7 +173,7 @@ def fit(
         raise TargetNotReached(
             f"{result.val_split} accuracy {percent(result.best_val_acc)} stayed below the target "
             f"{percent(result.target_acc or 1.0)} in {plural(result.epochs, 'epoch')}; go on with "
-            f"`cifarkit fit --resume {result.run_id} --max-epochs {2 * result.epochs}`"
+            f"`{request.resuming(str(result.run_id))} --max-epochs {2 * result.epochs}`"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import time
 from collections.abc import Callable
@@ -71,10 +73,18 @@ def test_a_target_may_choose_the_recipe_but_not_against_what_was_asked() -> None
 
 @pytest.mark.usefixtures("without_figures")
 def test_a_limit_below_what_the_target_is_expected_to_take(cli: Cli) -> None:
-    outcome = cli(*FIT, "--target-acc", "0.9999", "--max-epochs", "1").failed(3, "99.99%", "in 1 epoch")
+    places = ["--tracking-uri", "sqlite:///mlflow.db", "--data-dir", "my data"]
+    outcome = cli(*FIT, *places, "--target-acc", "0.9999", "--max-epochs", "1").failed(
+        3, "99.99%", "in 1 epoch"
+    )
     expected = "digits came to 99.72% in 15 epochs, and nobody has measured more: 15 epochs to begin with"
     assert expected in outcome.err
     assert "it gets 1 epoch, as --max-epochs says" in outcome.err
+    # What it says to go on with finds the run and the data where they are.
+    hint = re.search("`cifarkit (fit --resume .*)`", outcome.err)
+    assert hint
+    assert shlex.split(hint[1])[3:7] == places
+    cli(*shlex.split(hint[1])).failed(3, "in 2 epochs")
 
 
 @pytest.mark.usefixtures("without_figures")
