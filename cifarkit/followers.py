@@ -62,6 +62,7 @@ def follow(request: FitRequest) -> NoReturn:
             max_epochs=request.max_epochs,
             workers=request.workers,
             deterministic=request.deterministic,
+            compile=request.compile,
             resume=resume,
         )
     raise SystemExit(0)

@@ -15,7 +15,7 @@ from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, l
 from cifarkit.training.hardware import Hardware
 
 # What shapes a training beside its data set and its recipe.
-SHAPING = ("seed", "target_acc", "max_epochs", "val_size", "workers", "deterministic")
+SHAPING = ("seed", "target_acc", "max_epochs", "val_size", "workers", "deterministic", "compile")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class FitRequest:
     workers: int | None
     val_size: int
     deterministic: bool
+    compile: bool
     resume: str | None
     experiment: str
     run_name: str | None

@@ -161,6 +161,7 @@ def train(
                 max_epochs=request.max_epochs,
                 workers=request.workers,
                 deterministic=request.deterministic,
+                compile=request.compile,
                 resume=resume,
                 observers=[shown, recorder, uploader],
             )
@@ -291,6 +292,7 @@ def params(request: FitRequest, recipe: Recipe, data: Data, hardware: Hardware) 
         "val_size": request.val_size,
         "workers": request.workers,
         "deterministic": request.deterministic,
+        "compile": request.compile,
         "train_images": len(data.train),
         "val_images": len(data.val),
         "image_size": data.image_size,

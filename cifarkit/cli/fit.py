@@ -74,6 +74,7 @@ ValSize = Annotated[
 FIXED_BY_RUN = (
     "dataset", "recipe", "epochs", "model", "policy", "batch_size", "lr", "optimizer", "seed", "precision",
     "val_size", "runs", "image_size", "run_name", "workers", "deterministic",
+    "compile",
 )  # fmt: skip
 
 
@@ -98,6 +99,14 @@ def fit(
     val_size: ValSize = 0,
     deterministic: Annotated[
         bool, options.option("--deterministic", "Use only algorithms that repeat bit for bit.")
+    ] = False,
+    compile: Annotated[
+        bool,
+        options.option(
+            "--compile",
+            "Compile the steps with torch.compile, once for every image size: minutes that pay in long "
+            "trainings or many --runs on a GPU.",
+        ),
     ] = False,
     resume: Annotated[
         str | None,
@@ -158,6 +167,7 @@ def fit(
         workers=workers,
         val_size=val_size,
         deterministic=deterministic,
+        compile=compile,
         resume=resume,
         experiment=experiment,
         run_name=run_name,

@@ -42,7 +42,7 @@ class Story:
         settings: the resolved recipe (`Recipe.settings`).
         image_size: side that folder images were resized to.
         val_split, val_size, seed: what validation numbers come from.
-        target_acc, max_epochs, workers, deterministic: as asked for.
+        target_acc, max_epochs, workers, deterministic, compile: as asked for.
         rows: epochs done so far.
     """
 
@@ -60,6 +60,7 @@ class Story:
     precision: str = "fp32"
     workers: int | None = None
     deterministic: bool = False
+    compile: bool = False
     rows: tuple[EpochRow, ...] = field(default=())
 
     @property

@@ -40,6 +40,7 @@ def fit(
     max_epochs: int | None = None,
     workers: int | None = None,
     deterministic: bool = False,
+    compile: bool = False,
     resume: Path | None = None,
     observers: Sequence[Observer] = (),
 ) -> FitResult:
@@ -52,6 +53,7 @@ def fit(
             (see `training_ends`).
         workers: see `pipeline.train_loader`.
         deterministic: use only algorithms that repeat bit for bit (the CPU path does by itself).
+        compile: run what `torch.compile` makes of the network's training steps.
         resume: a ``last.ckpt`` to continue, with the ``best.ckpt`` beside it; the training goes on with
             the step after it.
         observers: told of steps and epochs on this thread.
@@ -81,6 +83,7 @@ def fit(
         precision=hardware.precision,
         workers=workers,
         deterministic=deterministic,
+        compile=compile,
     )
     if resume:
         earlier, _ = read_story(resume)
@@ -104,7 +107,7 @@ def fit(
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
             devices=hardware.devices,
             num_nodes=hardware.nodes,
-            strategy="ddp" if hardware.world_size > 1 else "auto",
+            strategy=_strategy(recipe, hardware),
             precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
             max_epochs=story.ends[-1],
             deterministic=deterministic,
@@ -139,6 +142,7 @@ def fit(
             ends=[sum(map(order.steps_in, range(end))) for end in story.ends],
             side=data.preprocessing.image_shape[1],
             seed=seed,
+            compile=compile,
         )
         try:
             trainer.fit(
@@ -157,6 +161,13 @@ def fit(
     if stop.received:  # after the last epoch of all
         raise stop.received
     return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)
+
+
+def _strategy(recipe: Recipe, hardware: Hardware) -> str:
+    if hardware.world_size == 1:
+        return "auto"
+    # Processes that wait for gradients must be told that a frozen part has none.
+    return "ddp_find_unused_parameters_true" if recipe.freeze else "ddp"
 
 
 def is_complete(story: Story) -> bool:

@@ -33,6 +33,7 @@ class Classifier(pl.LightningModule):
         ends: steps after which the training may end; the recipe's schedule spans those up to the first
             (see `build_scheduler`).
         side: of the images in pixels, at full size.
+        compile: see `fit`.
 
     Attributes:
         side: of the images that the network sees now, in training and in the validation that follows.
@@ -48,6 +49,7 @@ class Classifier(pl.LightningModule):
         ends: Sequence[int],
         side: int,
         seed: int,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -56,9 +58,12 @@ class Classifier(pl.LightningModule):
         self.train_totals, self.val_totals = Totals(), Totals()
         self.steps_done = 0
         self._resumed: dict[str, Any] | None = None
+        # The method, because a compiled module would be a second child with the same weights.
+        self._compiled = torch.compile(network.forward, dynamic=False) if compile else None
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network(images)
+        network = self._compiled if self._compiled and self.training else self.network
+        logits: Tensor = network(images)
         return logits
 
     def on_train_start(self) -> None:
@@ -84,7 +89,10 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
-        scale = self.recipe.scale_at(self.current_epoch + batch_index / len(self.order))
+        done = self.current_epoch + batch_index / len(self.order)
+        for part in self.recipe.frozen_after(done):
+            freeze(self.network, part)
+        scale = self.recipe.scale_at(done)
         self.side = scaled_side(self.full_side, scale)
         if scale >= self.recipe.crop_from:
             images = window(images, self.side, mix(self.seed, self.current_epoch, batch_index))
@@ -149,3 +157,10 @@ class Classifier(pl.LightningModule):
         )
         scheduler = build_scheduler(self.recipe.schedule, optimizer, self.ends)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def freeze(network: nn.Module, part: str) -> None:
+    """Let the module of this name, if there is one, learn no more."""
+    for name, parameter in network.named_parameters():
+        if name.startswith(f"{part}."):
+            parameter.requires_grad_(False)
