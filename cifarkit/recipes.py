@@ -217,7 +217,6 @@ RECIPES: dict[str, Recipe] = {
             image_scale=(0.5, 0.5, 0.625, 0.75, 0.75, 0.875, 0.875, 1.0, 1.0, 1.0),
             crop_from=0.75,
             keep_hardest=(1.0, 1.0, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7),
-            freeze=(("whiten", 0.43), ("groups.1", 0.7)),
             evidence=(
                 Evidence(
                     dataset="cifar10",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,9 +65,9 @@ class FitRequest:
         )
 
     def resuming(self, run_id: str) -> str:
-        """The command that goes on with a run, to be typed where this one was."""
+        """The command that goes on with a run, for the same shell and folder."""
         words = ["cifarkit", "fit", "--resume", run_id]
-        if self.tracking_uri:
+        if self.tracking_uri and self.tracking_uri != os.environ.get("MLFLOW_TRACKING_URI"):
             words += ["--tracking-uri", self.tracking_uri]
         if self.data_dir != default_data_dir():
             words += ["--data-dir", str(self.data_dir)]
