@@ -104,8 +104,8 @@ def fit(
         bool,
         options.option(
             "--compile",
-            "Compile the steps with torch.compile, once for every image size: minutes that pay in long "
-            "trainings or many --runs on a GPU.",
+            "Compile training steps with torch.compile, once for every image size: worth its minutes, if at "
+            "all, in long trainings and many --runs on a GPU (not measured yet).",
         ),
     ] = False,
     resume: Annotated[

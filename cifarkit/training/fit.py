@@ -59,7 +59,8 @@ def fit(
         observers: told of steps and epochs on this thread.
 
     Raises:
-        UsageError: the batch is larger than the data, or the images too small for the model.
+        UsageError: the batch is larger than the data, the images too small for the model, or ``compile``
+            fails, as it does without a C++ compiler.
         CheckpointError: ``resume`` is damaged or belongs to other data.
         DivergedError: the loss is no longer a number, or beyond all bounds.
         Interrupted, Terminated: a signal came; ``last.ckpt`` in ``folder`` holds the step that was done last.
@@ -107,7 +108,7 @@ def fit(
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
             devices=hardware.devices,
             num_nodes=hardware.nodes,
-            strategy=_strategy(recipe, hardware),
+            strategy="ddp" if hardware.world_size > 1 else "auto",
             precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
             max_epochs=story.ends[-1],
             deterministic=deterministic,
@@ -157,17 +158,13 @@ def fit(
         except RuntimeError as error:
             if stop.received:  # which the workers that load images got as well, and died of
                 raise stop.received from error
+            if compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+                why = str(error).strip().partition("\n")[0]
+                raise UsageError(f"--compile fails here ({why}); leave it out") from error
             raise
     if stop.received:  # after the last epoch of all
         raise stop.received
     return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)
-
-
-def _strategy(recipe: Recipe, hardware: Hardware) -> str:
-    if hardware.world_size == 1:
-        return "auto"
-    # Processes that wait for gradients must be told that a frozen part has none.
-    return "ddp_find_unused_parameters_true" if recipe.freeze else "ddp"
 
 
 def is_complete(story: Story) -> bool:

@@ -89,10 +89,7 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
-        done = self.current_epoch + batch_index / len(self.order)
-        for part in self.recipe.frozen_after(done):
-            freeze(self.network, part)
-        scale = self.recipe.scale_at(done)
+        scale = self.recipe.scale_at(self.current_epoch + batch_index / len(self.order))
         self.side = scaled_side(self.full_side, scale)
         if scale >= self.recipe.crop_from:
             images = window(images, self.side, mix(self.seed, self.current_epoch, batch_index))
@@ -157,10 +154,3 @@ class Classifier(pl.LightningModule):
         )
         scheduler = build_scheduler(self.recipe.schedule, optimizer, self.ends)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def freeze(network: nn.Module, part: str) -> None:
-    """Let the module of this name, if there is one, learn no more."""
-    for name, parameter in network.named_parameters():
-        if name.startswith(f"{part}."):
-            parameter.requires_grad_(False)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -497,3 +498,33 @@ def test_bf16_trains_and_keeps_fp32_weights(
     assert result.precision == "bf16"
     assert {value.dtype for value in weights(result.last_checkpoint).values()} <= {torch.float32, torch.int64}
     assert math.isfinite(result.rows[0].train_loss)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("default")
+def test_compiled_steps_train_alike_but_for_rounding(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, weights: Read
+) -> None:
+    steady = replace(recipe, model="small-cnn", optimizer="sgd", policy="none", epochs=2)
+    plain = fit(steady, data, cpu, tmp_path / "plain")
+    compiled = fit(steady, data, cpu, tmp_path / "compiled", compile=True)
+    for row, expected in zip(compiled.rows, plain.rows, strict=True):
+        assert row.train_loss == pytest.approx(expected.train_loss, rel=0.01)
+        assert row.val_loss == pytest.approx(expected.val_loss, rel=0.05)
+    assert weights(compiled.last_checkpoint).keys() == weights(plain.last_checkpoint).keys()
+    fit(steady, data, cpu, tmp_path / "part", compile=True, target_acc=0.001)
+    resumed = fit(steady, data, cpu, tmp_path / "part", compile=True, resume=tmp_path / "part" / "last.ckpt")
+    assert same(weights(resumed.last_checkpoint), weights(compiled.last_checkpoint))
+
+
+@pytest.mark.filterwarnings("default")
+def test_without_a_compiler_nothing_is_compiled(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    with pytest.raises(UsageError, match=r"--compile fails here .*no-such-compiler.*; leave it out"):
+        fit(recipe, data, cpu, tmp_path, compile=True)

@@ -156,28 +156,6 @@ def test_later_epochs_show_the_images_with_the_highest_loss(
     assert [row.val_loss for row in again.rows] == [row.val_loss for row in result.rows]
 
 
-def test_parts_of_a_network_may_stop_learning(
-    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
-) -> None:
-    """The convolution after the first of three epochs, its batch norm after half of the second."""
-
-    def weights(folder: str) -> dict[str, torch.Tensor]:
-        return load_checkpoint(tmp_path / folder / "last.ckpt").network.state_dict()
-
-    freezing = replace(recipe, freeze=(("0", 1 / 3), ("1", 0.5), ("not there", 0.0)))
-    fit(freezing, data, cpu, tmp_path / "whole")
-    fit(freezing, data, cpu, tmp_path / "parts", target_acc=0.001)
-    after_one_epoch = weights("parts")
-    fit(freezing, data, cpu, tmp_path / "parts", resume=tmp_path / "parts" / "last.ckpt")
-    for name, trained in weights("whole").items():
-        assert torch.equal(trained, weights("parts")[name])
-        assert torch.equal(trained, after_one_epoch[name]) is (name == "0.weight")
-    learned = weights("whole")["1.weight"]
-    fit(replace(freezing, freeze=(("0", 1 / 3), ("1", 1 / 3))), data, cpu, tmp_path / "earlier")
-    assert torch.equal(weights("earlier")["1.weight"], after_one_epoch["1.weight"])
-    assert not torch.equal(learned, after_one_epoch["1.weight"])
-
-
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_any_number_of_processes_goes_on_within_an_epoch(recipe: Recipe, data: Data, processes: int) -> None:
     alone = EpochOrder(64, 16, shuffle=True)
