@@ -228,7 +228,7 @@ def _lr_from_range_test(
             seed=request.seed,
             on_step=lambda step, lr, loss: update(step, lr_find.STEPS),
         )
-    terminal.say(f"learning rate {curve.suggestion:.3g}, where the loss falls fastest")
+    terminal.say(f"learning rate {curve.suggestion:.3g}, the range test's {curve.rule}")
     path = out.figure("lr_range_test", figures.lr_range_test(curve))
     out.report("lr_range_test.json", to_json(replace(curve, figure=out.name(path))))
     return replace(recipe, lr=curve.suggestion)

@@ -10,7 +10,7 @@ from cifarkit.cli import options
 from cifarkit.cli.choices import resolve
 from cifarkit.console import Terminal
 
-Rule = Annotated[str, options.option("--rule", "steepest, minimum/10 or valley.")]
+Rule = Annotated[str, options.option("--rule", "Which suggestion to take: valley, steepest or minimum/10.")]
 
 
 def lr_find(
@@ -26,7 +26,7 @@ def lr_find(
         options.option("--max-lr", "Last learning rate.", show_default="0.1, or 10 for muon and sgd"),
     ] = None,
     steps: Annotated[int, options.option("--steps", "Steps between them.")] = 100,
-    rule: Rule = "steepest",
+    rule: Rule = "valley",
     seed: options.Seed = 0,
     gpus: options.Gpus = None,
     data_dir: options.DataDir = None,
@@ -66,7 +66,7 @@ def lr_find(
         recorder = tracking.RunRecorder(tracking_uri, experiment, name)
     with tracking.recording(recorder, terminal.alert):
         with terminal.busy(f"reading {source.name}"):
-            hardware = choose_hardware(gpus, precision="fp32")
+            hardware = choose_hardware(gpus, precision=chosen.precision)
             data = load_data(source, data_dir or default_data_dir(), seed=seed)
             if batch_size is None:
                 chosen = fit_batch_to_data(chosen, len(data.train))

@@ -200,7 +200,7 @@ def _mark_rules(ax: Axes, curve: LrCurve, lrs: Floats, smoothed: Floats) -> None
             markersize=15 if steepest else 7,
             color=VERMILLION if steepest else CYCLE[(i + 2) % len(CYCLE)],
             markeredgecolor="white",
-            zorder=6 if steepest else 5,
+            zorder=6 if rule == curve.rule else 5,
             label=f"{plain(rule)}: {lr:.2g}" + (" (used)" if rule == curve.rule else ""),
         )
         if steepest:

@@ -37,7 +37,10 @@ def _muon(network: nn.Module, lr: float, weight_decay: float, batch_size: int, b
     airbench94_muon found 0.24, 0.053 and 0.67 for batches of 2000 and a loss summed over the batch. SGD's
     rates per image hold for any batch size; Muon's step has the same length whatever the gradient, so its
     best rate grows with the square root of the batch. ``lr`` being given, their ratio follows. Ours is the
-    mean loss, hence the batch size once more.
+    mean loss, hence the batch size once more. A step at the full rates takes ``weight_decay`` of the weights.
+
+    Those rates are for logits divided by the width (``logit_scale``). On other networks they would explode:
+    there biases and head train at half of ``lr``, and a step takes ``weight_decay`` times that.
     """
     from cifarkit.optim.muon import Muon
 
@@ -46,14 +49,15 @@ def _muon(network: nn.Module, lr: float, weight_decay: float, batch_size: int, b
     biases = [p for p in trainable if p.ndim < 2]
     scale = lr / 0.24 * math.sqrt(2000 / batch_size) * batch_size
     bias_lr, head_lr = 0.053 * scale, 0.67 * scale
+    bias_decay, head_decay = weight_decay / bias_lr, weight_decay / head_lr
     if not hasattr(network, "logit_scale"):
-        # Those rates are for logits divided by the width; elsewhere they would explode.
         bias_lr = head_lr = lr / 2
+        bias_decay = head_decay = weight_decay
     sgd = {"momentum": 0.85, "nesterov": True}
     groups = [
         {"params": [p for p in trainable if p.ndim == 4], "lr": lr, "momentum": 0.6, "filters": True},
-        {"params": biases, "lr": bias_lr, "weight_decay": weight_decay / bias_lr, **sgd},
-        {"params": head, "lr": head_lr, "weight_decay": weight_decay / head_lr, **sgd},
+        {"params": biases, "lr": bias_lr, "weight_decay": bias_decay, **sgd},
+        {"params": head, "lr": head_lr, "weight_decay": head_decay, **sgd},
     ]
     return Muon([group for group in groups if group["params"]], bf16=bf16)
 

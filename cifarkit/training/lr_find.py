@@ -24,6 +24,7 @@ from cifarkit.training.hardware import Hardware
 RECENT = 0.8
 DIVERGENCE = 4.0
 STEPS = 100
+RULE = "valley"
 
 
 def find_lr(
@@ -35,7 +36,7 @@ def find_lr(
     lr_min: float = 1e-7,
     lr_max: float | None = None,
     steps: int = STEPS,
-    rule: str = "steepest",
+    rule: str = RULE,
     on_step: Callable[[int, float, float], None] = lambda step, lr, loss: None,
 ) -> LrCurve:
     """Run a learning-rate range test with a recipe's own model, data, batch and optimiser.

@@ -251,9 +251,9 @@ def test_summary_depth_shortens_the_table(cli: Cli) -> None:
 
 
 def test_lr_find_records_a_run(cli: Cli, tmp_path: Path) -> None:
-    outcome = cli("lr-find", "--dataset", "digits", "--steps", "50", "--rule", "valley", "--json")
+    outcome = cli("lr-find", "--dataset", "digits", "--steps", "50", "--rule", "steepest", "--json")
     curve = outcome.succeeded().validated(results.LrCurve)
-    assert curve["suggestion"] == curve["rules"]["valley"]
+    assert curve["suggestion"] == curve["rules"]["steepest"]
     assert sorted(curve["lrs"]) == curve["lrs"]
     assert len(curve["lrs"]) == len(curve["losses"]) == len(curve["smoothed"])
     assert is_picture(tmp_path / curve["figure"])

@@ -70,6 +70,13 @@ def test_muons_rates_at_the_records_settings() -> None:
     assert [g["nesterov"] for g in groups[1:]] == [True, True]
 
 
+def test_other_networks_train_biases_and_head_at_half_of_muons_rate() -> None:
+    network = build_model("small-cnn", (3, 16, 16), 10)
+    groups = build_optimizer("muon", network, 0.1, 1e-2, batch_size=64).param_groups
+    assert [g["lr"] for g in groups] == pytest.approx([0.1, 0.05, 0.05])
+    assert [g["weight_decay"] for g in groups] == [0.0, 1e-2, 1e-2]
+
+
 @pytest.mark.parametrize("batch_size", [125, 500, 2000])
 def test_sgds_rates_per_image_do_not_depend_on_the_batch(batch_size: int) -> None:
     """Muon's does, with its square root: the length of its step is the same for any gradient."""

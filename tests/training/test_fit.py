@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import CheckpointError, DivergedError, Interrupted, Stopped, Terminated, UsageError
 from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import Linear
-from cifarkit.recipes import Recipe
+from cifarkit.recipes import RECIPES, Recipe
 from cifarkit.results import EpochRow
 from cifarkit.training import module
 from cifarkit.training.checkpoints import load_checkpoint, read_rates, read_story
@@ -489,6 +490,18 @@ def test_the_optimiser_computes_in_the_precision_of_the_training(
     with_muon = replace(recipe, epochs=1, optimizer="muon")
     fit(with_muon, data, Hardware("cpu", 1, 1, precision), tmp_path)
     assert [optimizer.bf16 for optimizer in built] == [precision == "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "lr"), [("adam", 6e-3), ("adamw", 6e-3), ("sgd", 0.03), ("muon", 0.06)]
+)
+def test_every_optimizer_trains_the_digits(
+    digits: ImageSet, unseen_digits: ImageSet, data: Data, cpu: Hardware, tmp_path: Path,
+    optimizer: str, lr: float,
+) -> None:  # fmt: skip
+    whole = replace(data, train=digits, val=unseen_digits)
+    recipe = replace(RECIPES["digits"], optimizer=optimizer, lr=lr, epochs=3)
+    assert fit(recipe, whole, cpu, tmp_path).rows[-1].val_acc > 0.9
 
 
 def test_bf16_trains_and_keeps_fp32_weights(

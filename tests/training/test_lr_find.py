@@ -17,6 +17,7 @@ from cifarkit.recipes import Recipe
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.hardware import Hardware
 from cifarkit.training.lr_find import (
+    RULE,
     RULES,
     choose,
     find_lr,
@@ -99,11 +100,12 @@ def test_every_rule_suggests_a_rate_inside_a_good_curve(rule: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_noise_does_not_lead_the_steepest_rule_astray(seed: int) -> None:
+@pytest.mark.parametrize("rule", ["steepest", "valley"])
+def test_noise_does_not_lead_the_rules_astray(rule: str, seed: int) -> None:
     """The loss of a batch of 512 scatters by about 2 percent."""
     noise = np.random.default_rng(seed).normal(0, 0.05, len(LRS))
     losses = [loss + float(n) for loss, n in zip(fall(1e-2), noise, strict=True)]
-    lr = suggest(LRS, losses)["steepest"]
+    lr = suggest(LRS, losses)[rule]
     assert lr is not None
     assert 1e-2 < lr < 1
 
@@ -277,8 +279,8 @@ def test_a_curve_is_the_whole_record(recipe: Recipe, data: Data, cpu: Hardware) 
     curve = find_lr(recipe, data, cpu, seed=1, lr_min=1e-5, lr_max=0.5, steps=40)
     assert (curve.dataset, curve.model, curve.optimizer) == ("digits", recipe.model, "adamw")
     assert list(curve.smoothed) == smooth(curve.lrs, curve.losses)
-    assert curve.rule == "steepest"
-    assert curve.suggestion == curve.rules["steepest"]
+    assert curve.rule == RULE
+    assert curve.suggestion == curve.rules[RULE]
     assert set(curve.rules) == set(RULES)
     assert curve == find_lr(recipe, data, cpu, seed=1, lr_min=1e-5, lr_max=0.5, steps=40)
     assert curve.losses != find_lr(recipe, data, cpu, seed=2, lr_min=1e-5, lr_max=0.5, steps=40).losses
