@@ -826,6 +826,14 @@ def test_looks_at_the_test_split_are_counted_over_an_experiment(
     assert tracking.count_look(client, client.get_run(run_id)) == 8
 
 
+def test_of_two_processes_that_look_at_once_both_are_counted(client: Any, add_run: Any) -> None:
+    run_id = add_run()
+    assert tracking.count_look(client, client.get_run(run_id)) == 1
+    time.sleep(0.002)
+    client.log_metric(run_id, "test_looks_asked", 1, step=1)  # of one that had found none before it
+    assert tracking.count_look(client, client.get_run(run_id)) == 3
+
+
 def test_an_id_or_a_unique_prefix(client: Any, add_run: Any) -> None:
     first, killed = add_run(), add_run("KILLED")
     assert found(client, first) == first

@@ -90,13 +90,16 @@ def count_look(client: Any, run: Any) -> int | None:
         How often that has happened in its experiment; None where the store cannot tell.
     """
     try:
-        metrics = [each.data.metrics for each in _fits(client, run.info.experiment_id)]
-        counts = sum(int(each.get(LOOKS, 0) + each.get(ASKED, 0)) for each in metrics)
-        asked = int(client.get_run(run.info.run_id).data.metrics.get(ASKED, 0)) + 1
+        asked = len(client.get_metric_history(run.info.run_id, ASKED)) + 1
         client.log_metric(run.info.run_id, ASKED, asked, step=asked)
+        # By its history, because of two processes at once one may overwrite the other's number.
+        return sum(
+            int(each.data.metrics.get(LOOKS, 0))
+            + (len(client.get_metric_history(each.info.run_id, ASKED)) if ASKED in each.data.metrics else 0)
+            for each in _fits(client, run.info.experiment_id)
+        )
     except Exception:  # the answer itself does not depend on it
         return None
-    return counts + 1
 
 
 def _fits(client: Any, experiment: str) -> list[Any]:
