@@ -22,6 +22,7 @@ POLICIES: dict[str, Policy] = {
     "original-mnist": (Normalize(), Rotate(7.0, p=0.5), Perspective(0.2, p=0.5)),
     # The record scripts': shifts of at most 2 pixels and flips that alternate.
     "fast": (Normalize(), PadCrop(2), AlternateFlipLR()),
+    "airbench96": (Normalize(), PadCrop(4), AlternateFlipLR(), Cutout(12)),
     # For digits of 8 x 8 pixels a shift of 1 is already an eighth of the image; mirroring changes the digit.
     "shift": (Normalize(), PadCrop(1)),
 }

@@ -60,6 +60,12 @@ def _speednet_slim(image_shape: tuple[int, int, int], classes: int) -> nn.Module
     return SpeedNet(image_shape, classes, widths=(32, 128, 256))
 
 
+def _speednet_deep(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+    from cifarkit.models.speednet import SpeedNet
+
+    return SpeedNet(image_shape, classes, widths=(128, 384, 512), deep=True)
+
+
 def _small_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     from cifarkit.models.small_cnn import SmallCnn
 
@@ -75,6 +81,7 @@ MODELS: dict[str, Model] = {
     "resnet18": Model("ResNet-18 with a 3x3 stem and no first max-pool", _resnet18, 8),
     "speednet": Model("the whitening network of the speed records, 64-256-256", _speednet, 9),
     "speednet-slim": Model("the same, 32-128-256: under half the FLOPs, for CPUs", _speednet_slim, 9),
+    "speednet-deep": Model("the same, 128-384-512, three convolutions a group, residual", _speednet_deep, 9),
     "small-cnn": Model("six convolutions for one-channel images", _small_cnn, 4),
 }
 

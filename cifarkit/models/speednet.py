@@ -1,7 +1,7 @@
 """The whitening network of the CIFAR-10 speed records.
 
-Structure and initialisation follow airbench94 (Jordan 2024, arXiv 2404.00498) and, before it,
-hlb-CIFAR10 and cifar10-fast; the widths are a parameter, because time on a CPU follows FLOPs.
+Structure and initialisation follow airbench94 and airbench96 (Jordan 2024, arXiv 2404.00498) and, before
+them, hlb-CIFAR10 and cifar10-fast; the widths are a parameter, because time on a CPU follows FLOPs.
 """
 
 from __future__ import annotations
@@ -37,26 +37,37 @@ class Conv(Conv2d):
         nn.init.dirac_(self.weight.data[: self.in_channels])
 
 
+class Residual(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        shift: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return x + shift
+
+
 class ConvGroup(nn.Sequential):
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    """Two convolutions, or three with a shortcut past the last two."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, deep: bool) -> None:
+        def convolution() -> tuple[nn.Module, nn.Module]:
+            return Conv(channels_out, channels_out), BatchNorm(channels_out)
+
         super().__init__(
             Conv(channels_in, channels_out),
             nn.MaxPool2d(2),
             BatchNorm(channels_out),
             nn.GELU(),
-            Conv(channels_out, channels_out),
-            BatchNorm(channels_out),
+            *((Residual(*convolution(), nn.GELU(), *convolution()),) if deep else convolution()),
             nn.GELU(),
         )
 
 
 class SpeedNet(nn.Module):
-    """A frozen 2x2 patch-whitening layer, three groups of two convolutions, max-pool, linear head.
+    """A frozen 2x2 patch-whitening layer, three groups of convolutions, max-pool, linear head.
 
     Args:
         image_shape: (C, H, W); sides of 9 pixels or more.
         classes: number of classes.
-        widths: channels of the three groups; the records use (64, 256, 256).
+        widths: channels of the three groups; airbench94 has (64, 256, 256), airbench96 (128, 384, 512).
+        deep: groups of three convolutions with a shortcut past the last two, as in airbench96.
 
     Attributes:
         tta: whether a trained network looks again where it is unsure (`forward`), which is nearly what the
@@ -70,6 +81,7 @@ class SpeedNet(nn.Module):
         image_shape: tuple[int, int, int],
         classes: int,
         widths: tuple[int, int, int] = (64, 256, 256),
+        deep: bool = False,
     ) -> None:
         super().__init__()
         channels = image_shape[0]
@@ -79,7 +91,7 @@ class SpeedNet(nn.Module):
         self.whiten.weight.requires_grad = False
         self.groups = nn.Sequential(
             nn.GELU(),
-            *(ConvGroup(i, o) for i, o in zip((whitened, *widths[:2]), widths, strict=True)),
+            *(ConvGroup(i, o, deep=deep) for i, o in zip((whitened, *widths[:2]), widths, strict=True)),
         )
         self.head = nn.Linear(widths[2], classes, bias=False)
         with torch.no_grad():

@@ -18,7 +18,7 @@ from cifarkit.augment.per_image import PerImage
 from .cases import MEAN, OPS, SEED, STD, noise
 
 COUNT = 48
-SHAPES = [(32, 32, 3), (28, 28, 1), (11, 14, 3)]
+SHAPES = [(32, 32, 3), (28, 28, 1), (13, 17, 3)]
 
 
 def run_per_image(policy: Policy, images: np.ndarray, epoch: int) -> tuple[Tensor, list[Draws]]:

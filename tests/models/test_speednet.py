@@ -90,6 +90,23 @@ def test_filters_start_as_the_identity() -> None:
     torch.testing.assert_close(convolution(x)[:, :64], x)
 
 
+def test_a_deep_group_adds_its_first_convolution_to_what_two_more_make_of_it() -> None:
+    network = build_model("speednet-deep", (3, 16, 16), 10).eval()
+    convolutions = [m for m in network.modules() if isinstance(m, speednet.Conv)]
+    assert [c.out_channels for c in convolutions] == [128] * 3 + [384] * 3 + [512] * 3
+    group = network.get_submodule("groups.2")
+    first, second, third = (m for m in group.modules() if isinstance(m, speednet.Conv))
+    norms = [m for m in group.modules() if isinstance(m, speednet.BatchNorm)]
+    for norm in norms:
+        torch.nn.init.uniform_(norm.bias)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    x = torch.randn(2, 128, 8, 8)
+    gelu = torch.nn.functional.gelu
+    begun = gelu(norms[0](torch.nn.functional.max_pool2d(first(x), 2)))
+    expected = gelu(begun + norms[2](third(gelu(norms[1](second(begun))))))
+    torch.testing.assert_close(group(x), expected)
+
+
 def test_batch_norms_learn_a_shift_only() -> None:
     network = build_model("speednet-slim", (3, 16, 16), 10)
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
