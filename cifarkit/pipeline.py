@@ -107,7 +107,7 @@ class EpochOrder:
     ) -> None:
         self.kept_in = kept_in
         self.losses = torch.full((length,), math.inf)
-        self.shown = torch.empty(0, dtype=torch.int64)
+        self.shown = self._noted = torch.empty(0, dtype=torch.int64)
         self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = self.done = 0
@@ -131,8 +131,9 @@ class EpochOrder:
         first, self.done = self.done, 0
         if not first:
             self.shown = self._order()[self.rank :: self.world_size]
+        self._noted = self.shown
         for step in range(first, len(self)):
-            yield self._batch(step)
+            yield self._batch(self.shown, step)
 
     def _order(self) -> Tensor:
         if not self.shuffle:
@@ -144,13 +145,14 @@ class EpochOrder:
         hardest = self.losses.cpu()[order].argsort(descending=True, stable=True)[:images]
         return order[hardest.sort().values]
 
-    def _batch(self, step: int) -> Tensor:
-        return self.shown[step * self.batch_size : (step + 1) * self.batch_size]
+    def _batch(self, images: Tensor, step: int) -> Tensor:
+        return images[step * self.batch_size : (step + 1) * self.batch_size]
 
     def note(self, step: int, losses: Tensor) -> None:
         """Remember the losses (batch_size,) of the images that this step of the epoch showed."""
-        self.losses = self.losses.to(losses.device)
-        self.losses[self._batch(step)] = losses
+        # Moved once an epoch: a GPU would wait for each batch's transfer.
+        self.losses, self._noted = self.losses.to(losses.device), self._noted.to(losses.device)
+        self.losses[self._batch(self._noted, step)] = losses
 
 
 class DeviceLoader:
