@@ -213,9 +213,11 @@ def test_sync_says_what_it_could_not_send(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_preview_of_every_policy(policy: str, cli: Cli, picture: Picture) -> None:
-    picture(cli("data", "preview", "digits", "--policy", policy, "--count", "2", "--rows", "1"))
-    stages = cli("data", "preview", "digits", "--policy", policy, "--count", "2", "--stages")
+def test_preview_of_every_policy(policy: str, cli: Cli, picture: Picture, tmp_path: Path) -> None:
+    colour_folder(tmp_path / "photos", COLOURS, 4, 16)
+    preview = ("data", "preview", "folder:photos", "--image-size", "16", "--policy", policy, "--count", "2")
+    picture(cli(*preview, "--rows", "1"))
+    stages = cli(*preview, "--stages")
     assert "stages" in picture(stages).name
 
 

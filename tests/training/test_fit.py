@@ -515,7 +515,7 @@ def test_bf16_trains_and_keeps_fp32_weights(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")
 def test_compiled_steps_train_alike_but_for_rounding(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, weights: Read
 ) -> None:
@@ -531,7 +531,7 @@ def test_compiled_steps_train_alike_but_for_rounding(
     assert same(weights(resumed.last_checkpoint), weights(compiled.last_checkpoint))
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore")
 def test_without_a_compiler_nothing_is_compiled(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
