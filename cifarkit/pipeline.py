@@ -28,6 +28,9 @@ from cifarkit.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
 
+EVAL_BATCH = {"cpu": 500, "cuda": 2500}
+_AUGMENTED_AT_ONCE = 1 << 28  # numbers, which are 1 GB; on a GPU
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -92,6 +95,7 @@ class EpochOrder:
         losses: float32 (length,), of every image when it was last seen; infinite before.
         shown: int64, the images of the epoch that runs, in the order of its batches.
         done: batches of this epoch that an interrupted training has shown before; `shown` holds them.
+        device: where the batches are wanted.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class EpochOrder:
         self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = self.done = 0
+        self.device = torch.device("cpu")
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -132,17 +137,19 @@ class EpochOrder:
         if not first:
             self.shown = self._order()[self.rank :: self.world_size]
         self._noted = self.shown
+        # Moved once an epoch: a GPU would wait for each batch's transfer.
+        shown = self.shown.to(self.device)
         for step in range(first, len(self)):
-            yield self._batch(self.shown, step)
+            yield self._batch(shown, step)
 
     def _order(self) -> Tensor:
         if not self.shuffle:
             return torch.arange(self.length)
-        order = epoch_permutation(self.length, self.seed, self.epoch)
+        order = epoch_permutation(self.length, self.seed, self.epoch).to(self.losses.device)
         images = self._images_in(self.epoch)
         if images == self.length:
             return order
-        hardest = self.losses.cpu()[order].argsort(descending=True, stable=True)[:images]
+        hardest = self.losses[order].argsort(descending=True, stable=True)[:images]
         return order[hardest.sort().values]
 
     def _batch(self, images: Tensor, step: int) -> Tensor:
@@ -150,7 +157,6 @@ class EpochOrder:
 
     def note(self, step: int, losses: Tensor) -> None:
         """Remember the losses (batch_size,) of the images that this step of the epoch showed."""
-        # Moved once an epoch: a GPU would wait for each batch's transfer.
         self.losses, self._noted = self.losses.to(losses.device), self._noted.to(losses.device)
         self.losses[self._batch(self._noted, step)] = losses
 
@@ -161,16 +167,24 @@ class DeviceLoader:
     def __init__(self, images: ImageSet, augment: Batched, order: EpochOrder, device: torch.device) -> None:
         self.images, self.labels = as_tensors(images, device)
         self.augment, self.sampler, self.device = augment, order, device
+        order.device = device
         self.batch_sampler = None  # Lightning looks for the order of the images here and in `sampler`
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        # One transfer an epoch: a GPU need not wait for each batch's.
-        shown = torch.cat(list(self.sampler)).to(self.device)
-        for at in torch.split(shown, self.sampler.batch_size):
-            yield self.augment(self.images[at], at, self.sampler.epoch), self.labels[at]
+        shown = torch.cat(list(self.sampler))
+        batch = self.sampler.batch_size
+        for at in torch.split(shown, batch * self._batches_at_once()):
+            images = self.augment(self.images[at], at, self.sampler.epoch)
+            yield from zip(torch.split(images, batch), torch.split(self.labels[at], batch), strict=True)
+
+    def _batches_at_once(self) -> int:
+        """A GPU is through with a batch before the next one's augmentation has been asked for."""
+        if self.device.type != "cuda":
+            return 1
+        return max(1, _AUGMENTED_AT_ONCE // (self.sampler.batch_size * self.images[0].numel()))
 
 
 class _AugmentedImages(Dataset[tuple[Tensor, int]]):
@@ -286,12 +300,13 @@ def eval_loader(
     preprocessing: Preprocessing,
     *,
     device: torch.device,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> DeviceLoader:
     """Every image exactly once, in order, only normalised (see `resize`); data that does not fit stays on the
     CPU and its batches move to the device one by one."""
+    batch_size = batch_size or EVAL_BATCH[device.type]
     order = EpochOrder(len(images), batch_size, shuffle=False, rank=rank, world_size=world_size)
     home = device if fits_on_device(images, device) else torch.device("cpu")
     return DeviceLoader(

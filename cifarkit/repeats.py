@@ -14,6 +14,7 @@ from pathlib import Path
 from cifarkit import reports, tracking
 from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.errors import UsageError
+from cifarkit.recipes import Recipe
 from cifarkit.request import FitRequest
 from cifarkit.results import Evidence, FitResult, FitRuns, Spread, to_json
 from cifarkit.session import (
@@ -25,7 +26,9 @@ from cifarkit.session import (
     tags,
     train,
 )
+from cifarkit.subjects import scratch
 from cifarkit.training.data import Data
+from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
 
 
@@ -53,6 +56,9 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal) -> FitRuns:
         terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
         terminal.say(splits_line(data, recipe.batch_size))
         log_datasets(parent, data)
+        if hardware.device == "cuda":
+            with terminal.busy("warming up the GPU"):
+                _warm_up(recipe, data, hardware, request.compile)
         trainings: list[Training] = []
         for seed in seeds:
             terminal.say(f"seed {seed}, {seed - request.seed + 1} of {runs}")
@@ -64,7 +70,7 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal) -> FitRuns:
             params(request, recipe, data, hardware) | {"seed": f"{seeds[0]}-{seeds[-1]}", "runs": runs}
         )
         best = max(trainings, key=lambda training: training.result.best_val_acc)
-        summary = summarise([training.result for training in trainings])
+        summary = summarise([training.result for training in trainings], hardware.device)
         summary = replace(summary, run_id=run_id, best_run_id=best.result.run_id)
         parent.log_metrics(_metrics(summary))
         parent.log_artifact(best.checkpoints / "best.ckpt", "checkpoints")
@@ -101,8 +107,15 @@ def _child(
         return replace(training, checkpoints=kept)
 
 
-def summarise(fits: Sequence[FitResult]) -> FitRuns:
-    """What trainings that differ in their seeds came to; of at least one."""
+def _warm_up(recipe: Recipe, data: Data, hardware: Hardware, compile: bool) -> None:
+    """One epoch for nothing, at all sizes of images: the first training of a process compiles kernels."""
+    recipe = replace(recipe, epochs=1, lr=recipe.lr or 1e-3, keep_hardest=(1.0,))
+    with scratch() as folder:
+        fit(recipe, data, hardware, Path(folder), compile=compile)
+
+
+def summarise(fits: Sequence[FitResult], device: str) -> FitRuns:
+    """What trainings that differ in their seeds came to, of at least one, on ``cpu`` or ``cuda``."""
     first = fits[0]
     to_target = [fit.time_to_target_seconds for fit in fits if fit.time_to_target_seconds is not None]
     accuracy = spread([fit.last_val_acc for fit in fits])
@@ -131,6 +144,7 @@ def summarise(fits: Sequence[FitResult]) -> FitRuns:
             train_seconds=train_seconds.mean,
             hardware=first.device,
             command=environment["cifarkit.command"],
+            device=device,
         ),
         fits=tuple(fits),
     )

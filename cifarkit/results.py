@@ -123,7 +123,11 @@ class ModelTable:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A measurement of a recipe: accuracies of ``runs`` seeds, on which hardware, by which command."""
+    """A measurement of a recipe: accuracies of ``runs`` seeds, on which hardware, by which command.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``; times compare on the same kind only.
+    """
 
     dataset: str
     accuracy_mean: float
@@ -133,11 +137,17 @@ class Evidence:
     train_seconds: float
     hardware: str
     command: str
+    device: str = "cpu"
 
     def promises(self, target: float) -> bool:
         """Whether most trainings are expected to reach a target accuracy: the mean less the standard
         deviation does."""
         return self.accuracy_mean - self.accuracy_std >= target
+
+    def expected_seconds(self, target: float) -> float:
+        """Of training to the target, where one that ends below it is taken to need twice the time."""
+        deviations = (target - self.accuracy_mean) / max(self.accuracy_std, 1e-9)
+        return self.train_seconds * (1 + (1 + math.erf(deviations / math.sqrt(2))) / 2)
 
 
 @dataclass(frozen=True)

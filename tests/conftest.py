@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,37 @@ def one_thread_for_small_tensors() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], ...]]:
+    """Lets `Replayed` work without a GPU: its records run the work anew and put the results where the first
+    were. Gets the shapes of what has been recorded."""
+    import torch
+
+    from cifarkit import replay
+
+    shapes: list[tuple[tuple[int, ...], ...]] = []
+
+    def record(work: replay.Work, inputs: tuple[torch.Tensor, ...]) -> replay.Work:
+        shapes.append(tuple(tuple(each.shape) for each in inputs))
+        places: list[tuple[Any, ...]] = []
+
+        def again(*inputs: torch.Tensor) -> tuple[Any, ...]:
+            results = work(*inputs)
+            if not places:
+                places.append(results)
+            for place, value in zip(places[0], results, strict=True):
+                if place is not None:
+                    place.detach().copy_(value)
+            return places[0]
+
+        return again
+
+    monkeypatch.setattr(replay, "record", record)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    return shapes
 
 
 @pytest.fixture(scope="session")

@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 
 
 def resolve(
-    dataset: str, recipe: str | None, image_size: int, *, target_acc: float | None = None, **overrides: Any
+    dataset: str,
+    recipe: str | None,
+    image_size: int,
+    *,
+    target_acc: float | None = None,
+    gpus: int | None = None,
+    **overrides: Any,
 ) -> tuple[Dataset, Recipe]:
     """The data set, and its recipe with what was asked for replaced.
 
     Args:
         target_acc: for which another recipe than the data set's own may be taken, where none is named and
             nothing of it is replaced but its precision.
+        gpus: as asked for; a recipe's time counts on the same kind of device.
 
     Raises:
         UnknownName: data set, recipe, model, policy or optimizer.
@@ -34,10 +41,23 @@ def resolve(
     if recipe is None:
         recipe = source.recipe
         if target_acc is not None and replaced <= {"precision"}:
-            recipe = recipe_for(target_acc, source.name, recipe)
+            recipe = recipe_for(target_acc, source.name, recipe, _likely_device(gpus))
     chosen = find_recipe(recipe).override(**overrides)
     find_model(chosen.model)
     find_policy(chosen.policy)
     if chosen.optimizer not in OPTIMIZERS:
         raise UnknownName("optimizer", chosen.optimizer, OPTIMIZERS)
     return source, chosen
+
+
+def _likely_device(gpus: int | None) -> str:
+    """``cuda`` or ``cpu``, told without torch, which takes seconds to load."""
+    if gpus is not None:
+        return "cuda" if gpus else "cpu"
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return "cuda" if pynvml.nvmlDeviceGetCount() else "cpu"
+    except pynvml.NVMLError:
+        return "cpu"

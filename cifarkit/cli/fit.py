@@ -105,7 +105,7 @@ def fit(
         options.option(
             "--compile",
             "Compile training steps with torch.compile, once for every image size: worth its minutes, if at "
-            "all, in long trainings and many --runs on a GPU (not measured yet).",
+            "all, in long trainings and many --runs on a GPU.",
         ),
     ] = False,
     resume: Annotated[
@@ -135,6 +135,7 @@ def fit(
         recipe,
         image_size,
         target_acc=target_acc if lr is None and resume is None else None,
+        gpus=gpus,
         model=model,
         policy=policy,
         optimizer=optimizer,

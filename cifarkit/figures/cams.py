@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from cifarkit.figures.canvas import (
     GRAY,
-    INK,
     PALE,
     PREDICTED,
     TRUE,
     Image,
-    bare,
-    draw_image,
     finish,
     new_figure,
     plain,
     say_nothing_to_show,
     short,
 )
+from cifarkit.figures.sheet import EDGE, Box, Sheet, inside
 from cifarkit.results import CamRow
 
 COLOURS = "turbo"
 KINDS = ("predicted", "true")
 OVERLAY_SIDE = 160  # pixels an overlay has at least, so that a smooth map looks smooth on 28x28 images
+
+# Inches: from column to column, from line to line, of an image, and above the first and every line.
+STEP, DOWN, SIDE, HEADING, TITLE = 1.01, 1.21, 0.975, 0.12, 0.18
 
 Map = NDArray[np.floating]
 
@@ -42,10 +43,14 @@ def overlay(image: Image, cam: Map, alpha: float = 0.5) -> NDArray[np.uint8]:
     """
     factor = max(1, -(-OVERLAY_SIDE // max(image.shape[:2])))
     pixels = image.repeat(factor, axis=0).repeat(factor, axis=1).astype(np.float64) / 255
-    heat = np.clip(np.nan_to_num(cam.astype(np.float64)), 0, 1)
+    heat = _bounded(cam)
     heat = _bilinear(pixels.shape[0], heat.shape[0]) @ heat @ _bilinear(pixels.shape[1], heat.shape[1]).T
     blended = (1 - alpha) * pixels + alpha * colormaps[COLOURS](heat)[..., :3]
     return np.asarray((blended * 255).round(), dtype=np.uint8)
+
+
+def _bounded(cam: Map) -> NDArray[np.float64]:
+    return np.asarray(np.clip(np.nan_to_num(cam.astype(np.float64)), 0, 1))
 
 
 def cam_grid(
@@ -73,65 +78,68 @@ def cam_grid(
     # Two images side by side keep twenty of them on one page.
     blocks = min(2, count)
     lines = -(-count // blocks)
-    width = 1 + 2 * pairs
-    figure = new_figure(max(3.2, (0.98 * width + 0.3) * blocks), 0.5 + 1.2 * lines, gap=0.02)
-    ratios = ([1.0] * width + [0.25]) * blocks
-    grid = figure.add_gridspec(lines, len(ratios) - 1, width_ratios=ratios[:-1])
+    width = STEP * (1 + 2 * pairs) + 0.25  # of a block
+    sheet = Sheet(max(3.2, width * blocks - 0.25), HEADING + DOWN * lines, suptitle)
+    for block in range(blocks):
+        _head(sheet, width * block, pairs)
     for i, (image, maps, row) in enumerate(zip(originals, panels, rows, strict=True)):
         line, block = divmod(i, blocks)
-        axes = [figure.add_subplot(grid[line, block * (width + 1) + j]) for j in range(1 + 2 * len(maps))]
-        draw_image(axes[0], image)
-        _entitle(axes[0], _source(row), GRAY, "image" if line == 0 else None)
+        top = HEADING + DOWN * line + TITLE
+        lefts = (width * block + STEP * j + EDGE / 2 for j in range(1 + 2 * pairs))
+        boxes = [inside((left, top, SIDE, SIDE), image) for left in lefts]
+        sheet.image(image, boxes[0])
+        _write(sheet, boxes[0], _source(row), GRAY)
         for k, (title, cam) in enumerate(maps):
-            pair = axes[1 + 2 * k], axes[2 + 2 * k]
-            kind = KINDS[k] if k < len(KINDS) else ""
-            colour = TRUE if kind == "true" else PREDICTED
-            _draw_pair(pair, image, cam, _reason(row, kind))
-            _entitle(pair[0], short(title, 26), colour, f"{kind}: map".lstrip(": ") if line == 0 else None)
-            _entitle(pair[1], "", colour, "overlay" if line == 0 else None)
-    return finish(figure, suptitle)
+            pair = boxes[1 + 2 * k], boxes[2 + 2 * k]
+            if cam is None:
+                _draw_missing(sheet, pair, _reason(row, _kind(k)))
+            else:
+                # The map keeps its own few pixels: how coarse it is belongs to what it says.
+                sheet.image(colormaps[COLOURS](_bounded(cam))[..., :3], pair[0])
+                sheet.image(overlay(image, cam), pair[1])
+            _write(sheet, pair[0], short(title, 26), _colour(k), panels=2)
+    return sheet.figure()
 
 
-def _draw_pair(axes: tuple[Axes, Axes], image: Image, cam: Map | None, reason: str) -> None:
-    if cam is None:
-        for ax, text in zip(axes, (reason, ""), strict=True):
-            _draw_missing(ax, text, image.shape[1] / image.shape[0])
-        return
-    heat = np.clip(np.nan_to_num(cam.astype(np.float64)), 0, 1)
-    # The map keeps its own few pixels: how coarse it is belongs to what it says.
-    high, wide = image.shape[:2]
-    axes[0].imshow(heat, cmap=COLOURS, vmin=0, vmax=1, interpolation="nearest", extent=(0, wide, high, 0))
-    bare(axes[0])
-    draw_image(axes[1], overlay(image, cam))
+def _head(sheet: Sheet, left: float, pairs: int) -> None:
+    """What the columns of a block show."""
+    headings = [("image", GRAY)]
+    for k in range(pairs):
+        headings += [(f"{_kind(k)}: map".lstrip(": "), _colour(k)), ("overlay", _colour(k))]
+    for j, (heading, colour) in enumerate(headings):
+        _write(sheet, (left + STEP * j + EDGE / 2, HEADING, SIDE, SIDE), heading, colour)
 
 
-def _draw_missing(ax: Axes, reason: str, aspect: float) -> None:
-    """A hatched grey panel of the image's shape with the reason written on it."""
-    ax.set(xlim=(0, aspect), ylim=(0, 1), aspect="equal")
-    ax.add_patch(Rectangle((0, 0), aspect, 1, facecolor=PALE, edgecolor="white", hatch="////", linewidth=0))
-    bare(ax)
-    if reason:
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        ax.text(aspect / 2, 0.5, reason, ha="center", va="center", fontsize=6.5, color=INK, bbox=box)
+def _write(sheet: Sheet, box: Box, text: str, colour: str, panels: int = 1) -> None:
+    """Above a box, running on over the next ones."""
+    left, top, *_ = box
+    sheet.write(left, top - 0.05, text, 6.5, room=(STEP * panels - EDGE, TITLE), color=colour)
 
 
-def _entitle(ax: Axes, title: str, colour: str, heading: str | None) -> None:
-    """The title, which may run on over the next column, and in the first line a column heading above."""
-    # The layout counts a title's height but not its width, so an empty line makes room for the heading.
-    ax.set_title(
-        title if heading is None else f" \n{title or ' '}", loc="left", pad=3, fontsize=6.5, color=colour
+def _draw_missing(sheet: Sheet, boxes: tuple[Box, Box], reason: str) -> None:
+    """Two hatched grey panels with the reason written on the first."""
+    look: Any = {"facecolor": PALE, "edgecolor": "white", "hatch": "////", "linewidth": 0}
+    for left, top, width, height in boxes:
+        sheet.axes.add_patch(Rectangle((left, top), width, height, **look))
+    left, top, width, height = boxes[0]
+    sheet.write(
+        left + width / 2,
+        top + height / 2,
+        reason,
+        6.5,
+        room=(width - 0.1, height),
+        ha="center",
+        va="center",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
     )
-    if heading is not None:
-        above = ax.annotate(
-            heading,
-            (0, 1),
-            (0, 13),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            fontsize=6.5,
-            color=colour,
-        )
-        above.set_in_layout(False)
+
+
+def _kind(k: int) -> str:
+    return KINDS[k] if k < len(KINDS) else ""
+
+
+def _colour(k: int) -> str:
+    return TRUE if _kind(k) == "true" else PREDICTED
 
 
 def _reason(row: CamRow, kind: str) -> str:

@@ -24,6 +24,7 @@ from cifarkit.errors import CifarkitError
 Image = NDArray[np.generic]
 
 DPI = 150
+TITLE_SIZE = 11
 
 # Okabe & Ito (2008): told apart under every common colour blindness, and in grey print by lightness.
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
@@ -47,31 +48,37 @@ FALLBACK_FONTS = (
 NO_GLYPH = "□"
 
 
-def new_figure(width: float, height: float, *, gap: float = 0.04) -> Figure:
-    """Blank paper, in inches, with ``gap`` around every axes."""
-    layout = ConstrainedLayoutEngine(w_pad=gap, h_pad=max(gap, 0.05), wspace=0, hspace=0)
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+def blank(width: float, height: float) -> Figure:
+    """Blank paper, in inches."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Blank paper, in inches, on which every axes makes room for its lettering."""
+    figure = blank(width, height)
+    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.05, wspace=0, hspace=0))
     return figure
 
 
 def finish(figure: Figure, suptitle: str = "") -> Figure:
     """Add the wrapped title and give all lettering the same fonts."""
     if suptitle:
-        # A letter of DejaVu Sans at 11 points is about 0.09 inch wide.
-        width = max(12, int(figure.get_figwidth() / 0.09))
-        lines = [
-            part
-            for line in suptitle.splitlines()
-            for part in textwrap.wrap(plain(line), width, break_on_hyphens=False)
-        ]
-        figure.suptitle("\n".join(lines), fontsize=11, color=INK)
-    families = list(_fonts()[0])
+        figure.suptitle(wrapped(suptitle, figure.get_figwidth()), fontsize=TITLE_SIZE, color=INK)
     for text in figure.findobj(Text):
-        text.set_fontfamily(families)
+        text.set_fontfamily(families())
     for ax in figure.axes:
-        ax.tick_params(labelfontfamily=families)
+        ax.tick_params(labelfontfamily=families())
     return figure
+
+
+def wrapped(title: str, width: float) -> str:
+    """A title in lines that are no wider than a paper of this many inches."""
+    # A letter of DejaVu Sans at 11 points is about 0.09 inch wide.
+    letters = max(12, int(width / 0.09))
+    lines = (textwrap.wrap(plain(line), letters, break_on_hyphens=False) for line in title.splitlines())
+    return "\n".join(part for line in lines for part in line)
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -85,7 +92,8 @@ def save(figure: Figure, path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            figure.savefig(scratch, format="png", dpi=DPI)
+            # `savefig` would lay the page out twice.
+            figure.canvas.print_png(scratch)
             os.replace(scratch, path)
         finally:
             scratch.unlink(missing_ok=True)
@@ -134,20 +142,9 @@ def say_nothing_to_show(ax: Axes, text: str) -> None:
     ax.text(0.5, 0.5, plain(text), transform=ax.transAxes, ha="center", va="center", color=GRAY, fontsize=9)
 
 
-def draw_image(ax: Axes, image: Image) -> None:
-    """Show one image (H, W, C), uint8 or float 0..1, with crisp pixels and no ticks."""
-    if image.dtype != np.uint8:
-        image = np.clip(np.nan_to_num(image.astype(np.float64)), 0, 1)
-    top = 255 if image.dtype == np.uint8 else 1
-    one_channel = image.shape[-1] == 1
-    ax.imshow(image[..., 0] if one_channel else image, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
-    bare(ax)
-
-
-def bare(ax: Axes) -> None:
-    """No ticks and no frame, but labels may stay."""
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
+def families() -> list[str]:
+    """The font families of all lettering, best first."""
+    return list(_fonts()[0])
 
 
 @cache

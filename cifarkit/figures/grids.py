@@ -6,17 +6,14 @@ import textwrap
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cifarkit.figures.canvas import (
     GRAY,
-    INK,
     PREDICTED,
     TRUE,
     Image,
-    draw_image,
     finish,
     new_figure,
     percent,
@@ -24,9 +21,12 @@ from cifarkit.figures.canvas import (
     say_nothing_to_show,
     short,
 )
+from cifarkit.figures.sheet import Sheet, inside
 from cifarkit.results import Mistake
 
 MIN_WIDTH = 3.2  # inches; below it a title has no room beside one image
+# Inches: between two images, and of the room for a line above them, from its top to the letters' feet.
+GAP, ABOVE, FEET = 0.08, 0.19, 0.15
 
 
 def denormalize(
@@ -41,11 +41,14 @@ def denormalize(
 
 def image_grid(images: Image, titles: Sequence[str], columns: int = 10, suptitle: str = "") -> Figure:
     """Images (N, H, W, C) row by row, each under its title."""
-    figure, cells = _cells(len(images), columns, width=0.95, height=1.1)
-    for ax, image, title in zip(cells, images, _padded(titles, len(images)), strict=False):
-        draw_image(ax, image)
-        ax.set_title(short(title), fontsize=7, color=INK, pad=3)
-    return finish(figure, suptitle)
+    if len(images) == 0:
+        return finish(_empty("no images"), suptitle)
+    sheet, corners = _cells(len(images), columns, 0.95, 1.12, suptitle)
+    side = 0.95 - GAP
+    for (x, y), image, title in zip(corners, images, _padded(titles, len(images)), strict=False):
+        sheet.image(image, inside((x, y + ABOVE, side, side), image))
+        _title(sheet, x + side / 2, y + FEET, title, side)
+    return sheet.figure()
 
 
 def preview(raw: Image, augmented: Sequence[Image], titles: Sequence[str], suptitle: str = "") -> Figure:
@@ -67,19 +70,20 @@ def stages(rows: Sequence[tuple[str, Image]], titles: Sequence[str], suptitle: s
     if columns == 0:
         return finish(_empty("no images"), suptitle)
     labels = ["\n".join(textwrap.wrap(plain(label), 22)) for label, _ in rows]
-    # Letters of 8 points are about 0.075 inch wide.
-    margin = 0.3 + 0.075 * max(len(line) for label in labels for line in [*label.splitlines(), ""])
-    figure = new_figure(max(MIN_WIDTH, margin + 0.95 * columns), 0.6 + 1.0 * len(rows), gap=0.02)
-    grid = figure.add_gridspec(len(rows), columns)
+    # Letters of 8 points are about 0.07 inch wide.
+    margin = 0.15 + 0.07 * max(len(line) for label in labels for line in [*label.splitlines(), ""])
+    side, step, down = 0.95, 0.99, 1.06
+    width = max(MIN_WIDTH, margin + step * columns)
+    sheet = Sheet(width, ABOVE + down * len(rows), suptitle)
+    left = (width + margin - step * columns) / 2
+    for j, title in enumerate(_padded(titles, columns)[:columns]):
+        _title(sheet, left + step * j + side / 2, FEET, title, side)
     for i, (label, (_, images)) in enumerate(zip(labels, rows, strict=True)):
+        top = ABOVE + down * i
+        sheet.write(left - 0.08, top + side / 2, label, 8, room=(margin - 0.1, side), ha="right", va="center")
         for j, image in enumerate(images):
-            ax = figure.add_subplot(grid[i, j])
-            draw_image(ax, image)
-            if i == 0:
-                ax.set_title(short(_padded(titles, columns)[j]), fontsize=7, color=INK, pad=3)
-            if j == 0:
-                ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, color=INK, labelpad=6)
-    return finish(figure, suptitle)
+            sheet.image(image, inside((left + step * j, top, side, side), image))
+    return sheet.figure()
 
 
 def misclassified(images: Image, mistakes: Sequence[Mistake], suptitle: str = "", columns: int = 5) -> Figure:
@@ -88,37 +92,38 @@ def misclassified(images: Image, mistakes: Sequence[Mistake], suptitle: str = ""
     Each image carries the predicted class with its confidence, the true class with the confidence it
     got, and below, small, its index in the published split.
     """
-    figure, cells = _cells(len(mistakes), columns, width=1.42, height=1.75)
-    for ax, image, mistake in zip(cells, images, mistakes, strict=False):
-        draw_image(ax, image)
+    if not mistakes:
+        return finish(_empty("no images"), suptitle)
+    width = 1.42
+    sheet, corners = _cells(len(mistakes), columns, width, 1.8, suptitle)
+    side = width - GAP
+    for (x, y), image, mistake in zip(corners, images, mistakes, strict=False):
+        top = y + 0.14 + ABOVE
+        sheet.image(image, inside((x, top, side, side), image))
         lines = (
-            (14, PREDICTED, f"pred: {short(mistake.pred_class)} ({percent(mistake.confidence)})"),
-            (4, TRUE, f"true: {short(mistake.true_class)} ({percent(mistake.true_confidence)})"),
+            (y + FEET, 7, PREDICTED, f"pred: {short(mistake.pred_class)} ({percent(mistake.confidence)})"),
+            (top - 0.04, 7, TRUE, f"true: {short(mistake.true_class)} ({percent(mistake.true_confidence)})"),
+            (top + side + 0.09, 5.5, GRAY, f"#{mistake.index}"),
         )
-        for offset, colour, text in lines:
-            ax.annotate(
-                text,
-                (0.5, 1),
-                xytext=(0, offset),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-                color=colour,
-            )
-        ax.set_xlabel(f"#{mistake.index}", fontsize=5.5, color=GRAY, labelpad=2)
-    return finish(figure, suptitle)
+        for feet, size, color, text in lines:
+            sheet.write(x + side / 2, feet, text, size, room=(width - 0.02, ABOVE), color=color, ha="center")
+    return sheet.figure()
 
 
-def _cells(count: int, columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Paper with ``count`` axes of the given size in inches, filled row by row."""
-    if count == 0:
-        return _empty("no images"), []
+def _cells(
+    count: int, columns: int, width: float, height: float, title: str
+) -> tuple[Sheet, list[tuple[float, float]]]:
+    """A sheet and the upper left corners of ``count`` cells of this size on it, row by row."""
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
-    figure = new_figure(max(MIN_WIDTH, width * columns), 0.45 + height * rows)
-    grid = figure.add_gridspec(rows, columns)
-    return figure, [figure.add_subplot(grid[divmod(i, columns)]) for i in range(count)]
+    sheet = Sheet(max(MIN_WIDTH, width * columns), height * rows, title)
+    left = (max(MIN_WIDTH, width * columns) - width * columns + GAP) / 2
+    return sheet, [(left + width * (i % columns), height * (i // columns)) for i in range(count)]
+
+
+def _title(sheet: Sheet, x: float, y: float, title: str, width: float) -> None:
+    """What stands above an image, in the middle."""
+    sheet.write(x, y, short(title), 7, room=(width, ABOVE), ha="center")
 
 
 def _empty(text: str) -> Figure:

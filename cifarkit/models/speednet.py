@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarkit.models import fused
 from cifarkit.models.conv import Conv2d
 
 WHITEN_KERNEL = 2
@@ -37,13 +38,27 @@ class Conv(Conv2d):
         nn.init.dirac_(self.weight.data[: self.in_channels])
 
 
-class Residual(nn.Sequential):
+class Layers(nn.Sequential):
+    """Modules one after the other; a GPU in training takes max-pool, batch norm and GELU in one."""
+
     def forward(self, x: Tensor) -> Tensor:
-        shift: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
-        return x + shift
+        coming = list(self)
+        while coming:
+            pool = isinstance(coming[0], nn.MaxPool2d)
+            norm, *rest = coming[pool:]
+            if rest and isinstance(norm, BatchNorm) and isinstance(rest[0], nn.GELU) and fused.pays(x, norm):
+                x, coming = fused.norm_gelu(x, norm, pool=pool), rest[1:]
+            else:
+                x, coming = coming[0](x), coming[1:]
+        return x
 
 
-class ConvGroup(nn.Sequential):
+class Residual(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class ConvGroup(Layers):
     """Two convolutions, or three with a shortcut past the last two."""
 
     def __init__(self, channels_in: int, channels_out: int, *, deep: bool) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from cifarkit.replay import Replayed, Work
 
 
 def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
@@ -48,10 +51,15 @@ class Muon(torch.optim.SGD):
     def __init__(self, groups: Iterable[dict[str, Any]], *, bf16: bool = False) -> None:
         super().__init__(groups, lr=0.0, momentum=0.0)
         self.bf16 = bf16
+        self._replayed: dict[object, Replayed] = {}
         for group in self.param_groups:
             group.setdefault("filters", False)
             if group["filters"] and any(p.ndim != 4 for p in group["params"]):
                 raise ValueError("a group of filters holds 4-d tensors only")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._replayed.clear()  # the momenta lie elsewhere now
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -67,32 +75,46 @@ class Muon(torch.optim.SGD):
         return loss
 
     def _step_filters(self, params: Sequence[Tensor], lr: float, momentum: float) -> None:
-        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for filters in params:
-            if filters.grad is not None:
-                flat = self._direction(filters, momentum)
-                alike[flat.shape].append((filters, flat))
-        for group in alike.values():
-            # Matrices of one shape at once: a GPU spends longer on starting small products than on them.
-            one = len(group) == 1
-            flats = [flat for _, flat in group]
-            orthogonal = orthogonalise(flats[0])[None] if one else orthogonalise(torch.stack(flats))
-            for (filters, _), update in zip(group, orthogonal, strict=True):
-                out, in_, height, width = filters.shape
-                filters.mul_(out**0.5 / filters.norm().clamp(min=1e-12))
-                filters.add_(update.view(out, height, width, in_).permute(0, 3, 1, 2), alpha=-lr)
-                filters.grad = None
+        filters = [p for p in params if p.grad is not None]
+        if not filters:
+            return
+        gradients = [p.grad for p in filters if p.grad is not None]
+        for each, gradient in zip(filters, gradients, strict=True):
+            if self.state[each].get("momentum_buffer") is None:
+                self.state[each]["momentum_buffer"] = torch.zeros_like(gradient)
+        averages = [self.state[each]["momentum_buffer"] for each in filters]
+        directions: Work = partial(_directions, filters, averages, momentum, self.bf16)
+        if filters[0].is_cuda:
+            # Not once for all: a part of the filters may be frozen at times.
+            key = momentum, *map(id, filters)
+            directions = self._replayed.setdefault(key, Replayed(directions))
+        torch._foreach_add_(filters, list(directions(*gradients)), alpha=-lr)
+        for each in filters:
+            each.grad = None
 
-    def _direction(self, filters: Tensor, momentum: float) -> Tensor:
-        """Nesterov momentum of the gradient, as a matrix (out, height * width * in)."""
-        gradient = filters.grad
-        assert gradient is not None
-        state = self.state[filters]
-        if state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        average = state["momentum_buffer"].mul_(momentum).add_(gradient)
-        direction = gradient.add(average, alpha=momentum)
+
+def _directions(
+    filters: list[Tensor], averages: list[Tensor], momentum: float, bf16: bool, *gradients: Tensor
+) -> tuple[Tensor, ...]:
+    """The orthogonalised Nesterov momenta, shaped as the filters; moves the averages on and gives the filters
+    their norms."""
+    torch._foreach_mul_(averages, momentum)
+    torch._foreach_add_(averages, gradients)
+    alike: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
+    for at, direction in enumerate(torch._foreach_add(gradients, averages, alpha=momentum)):
         # The order of a matrix's columns does not change its orthogonalisation, so channels-last
         # filters are flattened in the order they lie in memory.
         matrix = direction.permute(0, 2, 3, 1).flatten(1)
-        return matrix.bfloat16() if self.bf16 else matrix
+        alike[matrix.shape].append((at, matrix.bfloat16() if bf16 else matrix))
+    turned = list(filters)
+    for group in alike.values():
+        # Matrices of one shape at once: a GPU spends longer on starting small products than on them.
+        matrices = [matrix for _, matrix in group]
+        one = len(matrices) == 1
+        orthogonal = orthogonalise(matrices[0])[None] if one else orthogonalise(torch.stack(matrices))
+        for (at, _), update in zip(group, orthogonal, strict=True):
+            out, in_, height, width = filters[at].shape
+            turned[at] = update.view(out, height, width, in_).permute(0, 3, 1, 2).to(filters[at].dtype)
+    for each, norm in zip(filters, torch._foreach_norm(filters), strict=True):
+        each.mul_(each.shape[0] ** 0.5 / norm.clamp(min=1e-12))
+    return tuple(turned)

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ import torch
 
 from cifarkit.errors import DivergedError, Interrupted, Stopped, Terminated
 from cifarkit.results import EpochRow, merit
-from cifarkit.training.checkpoints import StoryKeeper, save_checkpoints
+from cifarkit.training.checkpoints import CheckpointFiles, StoryKeeper
 from cifarkit.training.module import WITHIN_EPOCH, Classifier
 
 STEP_REPORT_SECONDS = 0.5
@@ -26,7 +25,11 @@ DIVERGED_LOSS = 1000.0
 
 
 class Observer(Protocol):
-    """What a training tells; the console and MLflow listen. Called on the training's thread: return fast."""
+    """What a training tells; the console and MLflow listen.
+
+    `on_epoch` and `on_stop` are called on the thread that writes the checkpoints, the others on the
+    training's: return fast.
+    """
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
         """About twice a second: ``step`` of ``steps`` in ``epoch`` (from 1) is done."""
@@ -46,7 +49,7 @@ class Reporter(pl.Callback):
 
     Args:
         story: gets each row, so that every checkpoint holds its own and those before it.
-        folder: of the checkpoints.
+        files: the checkpoints.
         target_acc: stop as soon as validation accuracy reaches it.
     """
 
@@ -54,12 +57,12 @@ class Reporter(pl.Callback):
         self,
         story: StoryKeeper,
         observers: Sequence[Observer],
-        folder: Path,
+        files: CheckpointFiles,
         *,
         val_split: str,
         target_acc: float | None,
     ) -> None:
-        self.story, self.observers, self.folder = story, observers, folder
+        self.story, self.observers, self.files = story, observers, files
         self.val_split, self.target_acc = val_split, target_acc
         self.earlier_seconds = story.rows[-1].train_seconds if story.rows else 0.0
         self.spent = self.waited = 0.0
@@ -133,9 +136,13 @@ class Reporter(pl.Callback):
         if not (math.isfinite(row.train_loss) and math.isfinite(row.val_loss)):
             raise _diverged(row.epoch, None)
         # Not earlier: a checkpoint from within the epoch would make a resume run its end twice.
-        save_checkpoints(trainer, self.folder, best=self.improved)
-        for observer in self.observers:
-            observer.on_epoch(row, self.improved)
+        best = self.improved
+
+        def tell() -> None:
+            for observer in self.observers:
+                observer.on_epoch(row, best)
+
+        self.files.save(trainer, best=best, then=tell)
         if self.target_acc is not None and row.val_acc >= self.target_acc:
             trainer.should_stop = True
 
@@ -162,14 +169,51 @@ class Reporter(pl.Callback):
 
 class DivergenceGuard(pl.Callback):
     """Stops on a loss that is no number, or of a size that no training comes back from, looking every few
-    steps so that a GPU is not made to wait."""
+    steps. A GPU is not made to wait: its loss is looked at when it has arrived."""
+
+    def __init__(self) -> None:
+        self._coming: _Coming | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        due = batch_idx % DIVERGENCE_CHECK_STEPS == 0 or batch_idx + 1 == trainer.num_training_batches
-        if due and not outputs["loss"] < DIVERGED_LOSS:
-            raise _diverged(trainer.current_epoch + 1, batch_idx + 1)
+        if self._coming and self._coming.is_here():
+            self._look(trainer)
+        if batch_idx % DIVERGENCE_CHECK_STEPS == 0 or batch_idx + 1 == trainer.num_training_batches:
+            self._coming = _Coming(outputs["loss"], batch_idx + 1)
+            if self._coming.is_here():
+                self._look(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._coming:
+            self._coming.wait()
+            self._look(trainer)
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        assert self._coming
+        loss, step = self._coming.value.item(), self._coming.step
+        self._coming = None
+        if not loss < DIVERGED_LOSS:
+            raise _diverged(trainer.current_epoch + 1, step)
+
+
+class _Coming:
+    """The loss of a step on its way to the host, for which nobody waits."""
+
+    def __init__(self, loss: torch.Tensor, step: int) -> None:
+        self.step, self.value = step, loss.detach()
+        self._arrival: torch.cuda.Event | None = None
+        if loss.is_cuda:
+            self.value = torch.empty((), dtype=loss.dtype, pin_memory=True).copy_(loss, non_blocking=True)
+            self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrival.record()  # type: ignore[no-untyped-call]
+
+    def is_here(self) -> bool:
+        return self._arrival is None or bool(self._arrival.query())  # type: ignore[no-untyped-call]
+
+    def wait(self) -> None:
+        if self._arrival is not None:
+            self._arrival.synchronize()  # type: ignore[no-untyped-call]
 
 
 def _diverged(epoch: int, step: int | None) -> DivergedError:
@@ -185,11 +229,11 @@ class StopOnSignal(pl.Callback):
     not kept: each of them knows a part of it only.
 
     Args:
-        folder: of the checkpoints.
+        files: the checkpoints.
     """
 
-    def __init__(self, observers: Sequence[Observer], folder: Path) -> None:
-        self.observers, self.folder = observers, folder
+    def __init__(self, observers: Sequence[Observer], files: CheckpointFiles) -> None:
+        self.observers, self.files = observers, files
         self.received: Stopped | None = None
 
     def on_train_batch_end(
@@ -199,11 +243,13 @@ class StopOnSignal(pl.Callback):
         if not self.received or not module.within_epoch:
             return
         if trainer.world_size == 1:
-            save_checkpoints(trainer, self.folder, best=False)
-            for observer in self.observers:
-                observer.on_stop(
-                    trainer.current_epoch + 1, module.steps_done, int(trainer.num_training_batches)
-                )
+            steps = module.steps_done, int(trainer.num_training_batches)
+
+            def tell() -> None:
+                for observer in self.observers:
+                    observer.on_stop(trainer.current_epoch + 1, *steps)
+
+            self.files.save(trainer, best=False, then=tell)
         raise self.received
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from lightning_utilities.core.apply_func import apply_to_collection
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
 
 from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.errors import CheckpointError, CifarkitError, OtherVersion
@@ -27,7 +30,7 @@ from cifarkit.training.module import Classifier
 
 KEY = "cifarkit"
 RATES = "learning_rates"
-FORMAT = 5
+FORMAT = 6
 # A file that asks for more is refused before it gets the memory.
 MAX_CHANNELS, MAX_SIDE, MAX_CLASSES = 4, 4096, 100_000
 
@@ -43,6 +46,7 @@ class Story:
         image_size: side that folder images were resized to.
         val_split, val_size, seed: what validation numbers come from.
         target_acc, max_epochs, workers, deterministic, compile: as asked for.
+        tta: whether the last validation looked again where the network was unsure.
         rows: epochs done so far.
     """
 
@@ -61,6 +65,7 @@ class Story:
     workers: int | None = None
     deterministic: bool = False
     compile: bool = False
+    tta: bool = False
     rows: tuple[EpochRow, ...] = field(default=())
 
     @property
@@ -101,44 +106,107 @@ class StoryKeeper(pl.Callback):
         assert isinstance(pl_module, Classifier)
         story = asdict(self.story)
         story["preprocessing"]["side"] = pl_module.side
+        story["tta"] = pl_module.looks_again
         story["rows"] = [asdict(row) for row in self.rows]
         checkpoint[KEY] = {"format": FORMAT, **story}
         checkpoint[RATES] = [torch.tensor(epoch, dtype=torch.float64) for epoch in self.lrs]
 
 
-def save_checkpoints(trainer: pl.Trainer, folder: Path, *, best: bool) -> None:
-    """Write ``last.ckpt``, and ``best.ckpt`` too where the epoch was the best so far; the last one before
-    becomes ``previous.ckpt``.
+class CheckpointFiles(TorchCheckpointIO):
+    """``last.ckpt``, ``best.ckpt`` and, of the time before the last, ``previous.ckpt``, in one folder.
 
-    All are replaced whole or not at all. (Lightning's ModelCheckpoint forgets what was best when a
-    training is resumed in another folder.)
+    Each is replaced whole or not at all. (Lightning's ModelCheckpoint forgets what was best when a training
+    is resumed in another folder.)
 
-    Raises:
-        CheckpointError: the disk is full, or no longer writable.
+    Args:
+        behind: write on a thread, while a GPU trains on; one checkpoint at a time.
     """
-    fresh, fresh_best, before = folder / ".fresh.ckpt", folder / ".best.ckpt", folder / ".previous.ckpt"
-    last = folder / "last.ckpt"
-    try:
-        trainer.save_checkpoint(fresh)
+
+    def __init__(self, folder: Path, *, behind: bool) -> None:
+        self.folder = folder
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints") if behind else None
+        self._written: Future[None] | None = None
+
+    def save(self, trainer: pl.Trainer, *, best: bool, then: Callable[[], None]) -> None:
+        """Keep the training as it is now.
+
+        Args:
+            best: it has never been better.
+            then: called when the files are there, perhaps on another thread.
+
+        Raises:
+            CheckpointError: these files, or those of the time before, cannot be written: the disk is full,
+                or no longer writable.
+        """
+        trainer.save_checkpoint(self.folder / "last.ckpt", storage_options=(best, then))
         if not trainer.is_global_zero:
+            then()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        best, then = storage_options
+        if self._thread is None:
+            self._write(checkpoint, best, then)
             return
-        _to_disk(fresh)
-        if best:
-            shutil.copyfile(fresh, fresh_best)
-            _to_disk(fresh_best)
-            os.replace(fresh_best, folder / "best.ckpt")
-        if last.exists():
-            shutil.copyfile(last, before)
-            os.replace(before, folder / "previous.ckpt")
-        os.replace(fresh, last)
-    except (OSError, RuntimeError) as error:  # torch's writer knows no other
-        for part in (fresh, fresh_best, before):
-            with suppress(OSError):
-                part.unlink()
-        why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"no checkpoint can be written in {folder} ({why}); those of the epochs before are kept"
-        ) from error
+        self.wait()
+        kept = apply_to_collection(checkpoint, Tensor, torch.clone)
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record()  # type: ignore[no-untyped-call]
+        self._written = self._thread.submit(self._fetch_and_write, kept, ready, best, then)
+
+    def wait(self) -> None:
+        """Until everything is written.
+
+        Raises:
+            CheckpointError: it cannot be.
+        """
+        if self._written is not None:
+            written, self._written = self._written, None
+            written.result()
+
+    def close(self) -> None:
+        """`wait`, and let go of the thread; errors as there."""
+        try:
+            self.wait()
+        finally:
+            if self._thread is not None:
+                self._thread.shutdown()
+
+    def _fetch_and_write(
+        self, checkpoint: dict[str, Any], ready: torch.cuda.Event, best: bool, then: Callable[[], None]
+    ) -> None:
+        # Past the steps that wait on the training's own stream.
+        with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
+            ready.wait()  # type: ignore[no-untyped-call]
+            fetched = apply_to_collection(checkpoint, Tensor, Tensor.cpu)
+        self._write(fetched, best, then)
+
+    def _write(self, checkpoint: dict[str, Any], best: bool, then: Callable[[], None]) -> None:
+        folder = self.folder
+        fresh, fresh_best, before = folder / ".fresh.ckpt", folder / ".best.ckpt", folder / ".previous.ckpt"
+        last = folder / "last.ckpt"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(checkpoint, fresh)
+            _to_disk(fresh)
+            if best:
+                shutil.copyfile(fresh, fresh_best)
+                _to_disk(fresh_best)
+                os.replace(fresh_best, folder / "best.ckpt")
+            if last.exists():
+                shutil.copyfile(last, before)
+                os.replace(before, folder / "previous.ckpt")
+            os.replace(fresh, last)
+        except (OSError, RuntimeError) as error:  # torch's writer knows no other
+            for part in (fresh, fresh_best, before):
+                with suppress(OSError):
+                    part.unlink()
+            why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            raise CheckpointError(
+                f"no checkpoint can be written in {folder} ({why}); those of the epochs before are kept"
+            ) from error
+        then()
 
 
 def _to_disk(path: Path) -> None:
@@ -216,8 +284,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     shape = story.preprocessing.image_shape
     try:
         network = build_model(story.settings["model"], shape, len(story.preprocessing.classes))
-        full_size = story.preprocessing.side == shape[1]  # smaller ones got one look in training (Classifier)
-        allow_tta(network, full_size and mirrors(find_policy(story.settings["policy"])))
+        allow_tta(network, story.tta and mirrors(find_policy(story.settings["policy"])))
         weights = {
             name.removeprefix("network."): value
             for name, value in content["state_dict"].items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import resource
 import shutil
@@ -19,11 +20,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from cifarkit.augment.policies import find_policy
 from cifarkit.augment.randomness import mix
 from cifarkit.errors import CheckpointError, Terminated, UsageError
-from cifarkit.pipeline import epoch_order, eval_loader, train_loader
+from cifarkit.pipeline import DeviceLoader, epoch_order, eval_loader, train_loader
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow, FitResult, merit
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
-from cifarkit.training.checkpoints import Story, StoryKeeper, read_rates, read_story
+from cifarkit.training.checkpoints import CheckpointFiles, Story, StoryKeeper, read_rates, read_story
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.hardware import Hardware, reuse_freed_memory
 from cifarkit.training.module import Classifier
@@ -101,8 +102,9 @@ def fit(
             return _result(recipe, data, hardware, seed, target_acc, story.rows, folder)
     network = build_network(recipe, data)
     keeper = StoryKeeper(story, read_rates(resume) if resume else ())
-    stop = StopOnSignal(observers, folder)
-    reporter = Reporter(keeper, observers, folder, val_split=data.val.split, target_acc=target_acc)
+    files = CheckpointFiles(folder, behind=hardware.device == "cuda" and hardware.world_size == 1)
+    stop = StopOnSignal(observers, files)
+    reporter = Reporter(keeper, observers, files, val_split=data.val.split, target_acc=target_acc)
     with _quiet_lightning(), stop.listening():
         trainer = pl.Trainer(
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
@@ -113,6 +115,7 @@ def fit(
             max_epochs=story.ends[-1],
             deterministic=deterministic,
             callbacks=[DivergenceGuard(), reporter, keeper, stop],
+            plugins=[files],
             default_root_dir=folder,
             logger=False,
             enable_checkpointing=False,
@@ -144,6 +147,8 @@ def fit(
             side=data.preprocessing.image_shape[1],
             seed=seed,
             compile=compile,
+            # Several devices exchange gradients within the passes; workers are slower than any GPU anyway.
+            replay=device.type == "cuda" and hardware.world_size == 1 and isinstance(batches, DeviceLoader),
         )
         try:
             trainer.fit(
@@ -162,6 +167,10 @@ def fit(
                 why = str(error).strip().partition("\n")[0]
                 raise UsageError(f"--compile fails here ({why}); leave it out") from error
             raise
+        finally:
+            files.close()
+            if device.type == "cuda":
+                gc.collect()  # records of passes hold much of its memory
     if stop.received:  # after the last epoch of all
         raise stop.received
     return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)

@@ -17,7 +17,8 @@ from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import build_scheduler
 from cifarkit.pipeline import Batch, EpochOrder, resize, window
 from cifarkit.recipes import Recipe, scaled_side
-from cifarkit.training.totals import Totals
+from cifarkit.replay import Replayed
+from cifarkit.training.totals import Totals, outcomes
 
 # In a checkpoint from within an epoch: what goes on with that epoch needs.
 WITHIN_EPOCH = "within_epoch"
@@ -34,10 +35,12 @@ class Classifier(pl.LightningModule):
             (see `build_scheduler`).
         side: of the images in pixels, at full size.
         compile: see `fit`.
+        replay: have the GPU replay the passes of training (`Replayed`).
 
     Attributes:
         side: of the images that the network sees now, in training and in the validation that follows.
         steps_done: in the epoch that runs.
+        looks_again: whether validation looks at more views of images that the network is unsure about.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Classifier(pl.LightningModule):
         side: int,
         seed: int,
         compile: bool = False,
+        replay: bool = False,
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -57,13 +61,16 @@ class Classifier(pl.LightningModule):
         self.full_side = self.side = side
         self.train_totals, self.val_totals = Totals(), Totals()
         self.steps_done = 0
+        self.looks_again = False
         self._resumed: dict[str, Any] | None = None
         # The method, because a compiled module would be a second child with the same weights.
-        self._compiled = torch.compile(network.forward, dynamic=False) if compile else None
+        self._forward = torch.compile(network.forward, dynamic=False) if compile else network.forward
+        self._trained = [p for p in network.parameters() if p.requires_grad]
+        self._replayed = Replayed(self._passes) if replay else None
+        self._gradients: tuple[Tensor | None, ...] = ()
 
     def forward(self, images: Tensor) -> Tensor:
-        network = self._compiled if self._compiled and self.training else self.network
-        logits: Tensor = network(images)
+        logits: Tensor = (self._forward if self.training else self.network)(images)
         return logits
 
     def on_train_start(self) -> None:
@@ -84,6 +91,7 @@ class Classifier(pl.LightningModule):
         torch.manual_seed(mix(self.seed, self.current_epoch) % 2**63)
         self.train_totals.reset()
         self.steps_done = 0
+        self.looks_again = False
         # Lightning counts an epoch's steps before it tells the order which epoch it is.
         self.trainer.fit_loop.max_batches = self.trainer.val_check_batch = len(self.order)
 
@@ -93,13 +101,35 @@ class Classifier(pl.LightningModule):
         self.side = scaled_side(self.full_side, scale)
         if scale >= self.recipe.crop_from:
             images = window(images, self.side, mix(self.seed, self.current_epoch, batch_index))
-        logits = self(resize(images, self.side))
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        self.train_totals.update(logits, labels)
+        images = resize(images, self.side)
+        loss: Tensor
+        if self._replayed:
+            loss, losses, correct, *gradients = self._replayed(images, labels)
+            self._gradients = tuple(gradients)
+        else:
+            loss, losses, correct = self._forward_pass(images, labels)
+        self.train_totals.update(losses, correct)
         if min(self.recipe.keep_hardest) < 1:
-            self.order.note(batch_index, F.cross_entropy(logits.detach().float(), labels, reduction="none"))
+            self.order.note(batch_index, losses)
         self.steps_done = batch_index + 1
         return loss
+
+    def _forward_pass(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss to be minimised, and `outcomes`."""
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        return loss, *outcomes(logits, labels)
+
+    def _passes(self, images: Tensor, labels: Tensor) -> tuple[Any, ...]:
+        """What `_forward_pass` returns, and the loss's gradient with respect to every trained parameter."""
+        loss, *rest = self._forward_pass(images, labels)
+        return loss.detach(), *rest, *torch.autograd.grad(loss, self._trained, allow_unused=True)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if not self._replayed:
+            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+        for parameter, gradient in zip(self._trained, self._gradients, strict=False):
+            parameter.grad = gradient
 
     @property
     def within_epoch(self) -> bool:
@@ -127,6 +157,9 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.val_totals.reset()
+        # Before the end, and while images are small, networks are unsure of most: it would cost a tenth of a
+        # training.
+        self.looks_again = self.side == self.full_side and self.trainer.global_step in self.ends
         # Now, because the checkpoint that follows validation holds them.
         if self.trainer.world_size > 1 and min(self.recipe.keep_hardest) < 1:
             shown = self.order.shown[: len(self.order) * self.order.batch_size].to(self.device)
@@ -135,12 +168,11 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         images, labels = batch
-        # While images are small, networks are unsure of most: to look again would cost a tenth of a training.
-        looks = one_view(self.network) if self.side < self.full_side else nullcontext()
+        looks = nullcontext() if self.looks_again else one_view(self.network)
         # What is reported is computed as `eval` and the exported model compute it, in float32.
         with looks, torch.autocast(self.device.type, enabled=False):
             logits = self(resize(images, self.side))
-        self.val_totals.update(logits, labels)
+        self.val_totals.update(*outcomes(logits, labels))
 
     def configure_optimizers(self) -> dict[str, object]:
         assert self.recipe.lr is not None

@@ -27,13 +27,24 @@ class Totals(Metric):
         self.correct: Tensor
         self.samples: Tensor
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (B, classes), labels (B,)."""
-        logits = logits.detach()
-        self.loss_sum += F.cross_entropy(logits, labels) * len(labels)
-        self.correct += (logits.argmax(1) == labels).sum()
-        self.samples += len(labels)
+    def update(self, losses: Tensor, correct: Tensor) -> None:
+        """Add the `outcomes` of a batch."""
+        self.loss_sum += losses.sum(dtype=torch.float64)
+        self.correct += correct.sum()
+        self.samples += len(losses)
 
     def compute(self) -> tuple[float, float]:
         """(mean loss, accuracy as a fraction); NaN before the first batch."""
         return (self.loss_sum / self.samples).item(), (self.correct / self.samples).item()
+
+
+def outcomes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What came of each image: cross entropy, float (B,), and whether its class was found, bool (B,).
+
+    Args:
+        logits: (B, classes).
+        labels: (B,).
+    """
+    logits = logits.detach()
+    kind = torch.promote_types(logits.dtype, torch.float32)
+    return F.cross_entropy(logits.to(kind), labels, reduction="none"), logits.argmax(1) == labels

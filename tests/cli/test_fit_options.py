@@ -61,7 +61,7 @@ def test_a_measured_target_says_what_it_takes(cli: Cli) -> None:
 
 def test_a_target_may_choose_the_recipe_but_not_against_what_was_asked() -> None:
     def chosen(target_acc: float | None, recipe: str | None = None, **overrides: Any) -> str:
-        return resolve("cifar10", recipe, 32, target_acc=target_acc, **overrides)[1].name
+        return resolve("cifar10", recipe, 32, target_acc=target_acc, **{"gpus": 0} | overrides)[1].name
 
     assert [chosen(target) for target in (None, 0.9, 0.92, 0.94, 0.999)] == [
         "fast", "fast", "fast", "accurate", "accurate",
@@ -69,6 +69,7 @@ def test_a_target_may_choose_the_recipe_but_not_against_what_was_asked() -> None
     assert chosen(0.94, precision="fp32", model=None) == "accurate"
     assert chosen(0.94, epochs=3) == chosen(0.94, model="speednet") == chosen(0.94, batch_size=100) == "fast"
     assert chosen(0.94, recipe="fast") == "fast"
+    assert [chosen(target, gpus=1) for target in (0.9, 0.94, 0.95)] == ["fast", "airbench94", "airbench96"]
 
 
 @pytest.mark.usefixtures("without_figures")

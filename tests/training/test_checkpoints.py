@@ -1,22 +1,28 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import os
 import pickle
+import signal
+import threading
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifarkit.analysis.predictions import predict
-from cifarkit.errors import CheckpointError
-from cifarkit.recipes import Recipe
-from cifarkit.training.checkpoints import load_checkpoint, read_story
+from cifarkit.errors import CheckpointError, Interrupted
+from cifarkit.recipes import RECIPES, Recipe
+from cifarkit.training.checkpoints import CheckpointFiles, load_checkpoint, read_story
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware
@@ -87,12 +93,97 @@ def test_a_full_disk_keeps_the_checkpoints_before(
             (tmp_path / ".fresh.ckpt").write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(pl.Trainer, "save_checkpoint", full)
+        monkeypatch.setattr(torch, "save", full)
 
     with pytest.raises(CheckpointError, match=r"No space left on device\); those of the epochs before"):
         fit(recipe, data, cpu, tmp_path, observers=[watcher(fill)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
     assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
+
+
+@pytest.fixture
+def behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints are written on a thread, as they are where a GPU trains."""
+
+    class Event:
+        def record(self) -> None: ...
+        def wait(self) -> None: ...
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    room = importlib.import_module("cifarkit.training.fit")
+    monkeypatch.setattr(room, "CheckpointFiles", lambda folder, behind: CheckpointFiles(folder, behind=True))
+
+
+def test_checkpoints_written_behind_are_the_same(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, request: pytest.FixtureRequest, watcher: Any,
+    without_times: Any, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    expected = fit(recipe, data, cpu, tmp_path / "expected")
+    request.getfixturevalue("behind")
+    save = torch.save
+    threads: list[int] = []
+
+    def slowly(*arguments: Any) -> None:
+        threads.append(threading.get_ident())
+        time.sleep(0.05)
+        save(*arguments)
+
+    monkeypatch.setattr(torch, "save", slowly)
+    heard = watcher(lambda epoch: assert_written(tmp_path / "behind", epoch))
+    result = fit(recipe, data, cpu, tmp_path / "behind", observers=[heard])
+    assert len(threads) == 3
+    assert threading.get_ident() not in threads
+    assert without_times(heard.rows) == without_times(result.rows) == without_times(expected.rows)
+    for name in ("best", "last", "previous"):
+        one, other = (read_story(tmp_path / where / f"{name}.ckpt")[1] for where in ("expected", "behind"))
+        assert one["state_dict"].keys() == other["state_dict"].keys()
+        assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
+
+
+def assert_written(folder: Path, epoch: int) -> None:
+    assert len(read_story(folder / "last.ckpt")[0].rows) == epoch
+
+
+@pytest.mark.usefixtures("behind")
+def test_a_disk_that_fills_up_behind_ends_the_training(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watcher: Any
+) -> None:
+    def fill(epoch: int) -> None:
+        def full(*arguments: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(torch, "save", full)
+
+    with pytest.raises(CheckpointError, match=r"No space left on device\); those of the epochs before"):
+        fit(recipe, data, cpu, tmp_path, observers=[watcher(fill)])
+    assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
+
+
+@pytest.mark.usefixtures("behind")
+def test_a_stop_is_written_before_it_is_told(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifarkit.training.callbacks.STEP_REPORT_SECONDS", 0.0)
+    heard = watcher(at_step=lambda epoch, step: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None)
+    with pytest.raises(Interrupted):
+        fit(recipe, data, cpu, tmp_path, observers=[heard])
+    assert heard.stops == [(1, 2, 4)]
+    assert read_story(tmp_path / "last.ckpt")[1]["within_epoch"]["steps_done"] == 2
+
+
+def test_what_looks_again_is_kept_with_the_weights(
+    colour_data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
+) -> None:
+    recipe = replace(RECIPES["fast"], epochs=2, batch_size=48, image_scale=(1.0,), keep_hardest=(1.0,))
+    looks: dict[int, object] = {}
+
+    def look(epoch: int) -> None:
+        looks[epoch] = load_checkpoint(tmp_path / "last.ckpt").network.tta
+
+    fit(recipe, colour_data, cpu, tmp_path, observers=[watcher(look)])
+    assert looks == {1: False, 2: True}  # at the end of the training only
 
 
 def test_a_loaded_network_predicts_what_validation_saw(saved: Path, data: Data) -> None:

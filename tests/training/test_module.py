@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -216,3 +218,27 @@ def test_whitening_sees_training_images(recipe: Recipe, colour_data: Data) -> No
     darker = replace(colour_data.train, images=colour_data.train.images // 2)
     second: Any = build_network(white, replace(colour_data, train=darker))
     assert not torch.equal(first.whiten.weight, second.whiten.weight)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_replayed_passes_train_as_others(
+    recipe: Recipe,
+    data: Data,
+    cpu: Hardware,
+    tmp_path: Path,
+    optimizer: str,
+    recorded: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+    weights: Callable[[str], dict[str, torch.Tensor]],
+) -> None:
+    recipe = replace(recipe, optimizer=optimizer, keep_hardest=(1.0, 0.75, 0.75))
+    expected = fit(recipe, data, cpu, tmp_path / "expected")
+    fit_room = importlib.import_module("cifarkit.training.fit")
+    monkeypatch.setattr(
+        fit_room, "Classifier", lambda *given, **kw: Classifier(*given, **kw | {"replay": True})
+    )
+    replayed = fit(recipe, data, cpu, tmp_path / "replayed")
+    assert recorded == [((48, 1, 8, 8), (48,))]
+    assert replayed.best_val_acc == expected.best_val_acc
+    for name, value in weights(expected.last_checkpoint).items():
+        torch.testing.assert_close(weights(replayed.last_checkpoint)[name], value, rtol=0, atol=0)

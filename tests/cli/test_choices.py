@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pynvml
+import pytest
+
+from cifarkit.cli import choices
+
+
+@pytest.mark.parametrize(("gpus", "here", "expected"), [
+    (0, 2, "cpu"), (1, 0, "cuda"), (None, 2, "cuda"), (None, 0, "cpu"), (None, None, "cpu"),
+])  # fmt: skip
+def test_where_a_training_will_run_is_told_without_torch(
+    monkeypatch: pytest.MonkeyPatch, gpus: int | None, here: int | None, expected: str
+) -> None:
+    def init() -> None:
+        if here is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", init)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: here)
+    assert choices._likely_device(gpus) == expected
