@@ -212,7 +212,7 @@ def _(op: Rotate, images: Tensor, draws: Draws) -> None:
     height, width = images.shape[-2:]
 
     def turn(chosen: Tensor, degrees: Tensor) -> Tensor:
-        return warp(chosen, rotations(degrees, height, width), op.fill)
+        return warp(chosen, rotations(degrees, height, width), op.fill, affine=True)
 
     _change(images, draws["rotate"], turn, draws["degrees"])
 

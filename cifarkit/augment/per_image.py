@@ -88,7 +88,7 @@ class PerImage:
     def draws(self) -> list[dict[str, Tensor]]:
         """What albumentations drew in the last call: for each op what `batched_ops.draw` returns, B = 1."""
         return [
-            {name: torch.tensor([value]) for name, value in _drawn(op, transforms).items()}
+            {name: torch.from_numpy(np.array([value])) for name, value in _drawn(op, transforms).items()}
             for op, transforms in zip(self.policy, self._steps, strict=True)
         ]
 
@@ -145,7 +145,8 @@ def _transforms(op: Op, shape: Shape, mean: Sequence[float], std: Sequence[float
             border = {"border_mode": cv2.BORDER_CONSTANT, "fill": fill}
             return [A.Rotate((-degrees, degrees), interpolation=cv2.INTER_LINEAR, **border, p=p)]
         case Perspective(scale=scale, p=p, fill=fill):
-            border = {"border_mode": cv2.BORDER_CONSTANT, "fill": fill}
+            # A number would fill the first channel only.
+            border = {"border_mode": cv2.BORDER_CONSTANT, "fill": (fill,) * channels}
             return [A.Perspective((0.0, scale), interpolation=cv2.INTER_LINEAR, **border, p=p)]
 
 
