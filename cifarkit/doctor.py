@@ -79,11 +79,13 @@ def examine(
     look("device", lambda: device(gpus))
     data: list[Data] = []
     look("data", lambda: images(source, data_dir, data))
+    no_device = any(finding.check == "device" and finding.status == FAIL for finding in findings)
     if data:
         look("augmentation", lambda: augmentation(recipe, data[0]))
+    if data and not no_device:
         look("loader", lambda: loader(recipe, data[0], gpus))
     look("tracking", lambda: store(tracking_uri))
-    look("disk", disk)
+    look("disk", lambda: disk(tracking_uri))
     worst = max((finding.status for finding in findings), key=SEVERITY.index)
     return Diagnosis(worst, tuple(findings))
 
@@ -227,7 +229,7 @@ def loader(recipe: Recipe, data: Data, gpus: int | None) -> Iterator[Finding]:
 def store(uri: str | None) -> Iterator[Finding]:
     """Whether the tracking store can be reached and written, and whether it has everything."""
     uri = tracking.resolve_uri(uri)
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    database = _database(uri)
     if database is not None and not database.exists():
         folder = database.absolute().parent
         if folder.is_dir() and os.access(folder, os.W_OK):
@@ -235,17 +237,25 @@ def store(uri: str | None) -> Iterator[Finding]:
         else:
             yield Finding("tracking", FAIL, f"{folder} cannot be written", "go to another folder")
     else:
+        artifacts = database and database.absolute().parent / "mlruns"
+        if artifacts and artifacts.exists() and not artifacts.is_dir():
+            yield Finding("tracking", FAIL, f"{artifacts} is not a folder", "move it away")
+            return
         try:
             began = time.perf_counter()
             client = tracking.connect(uri)
             experiments = len(client.search_experiments())
             took = time.perf_counter() - began
+            tracking.check_writes(client)
             if database is not None:
                 with closing(sqlite3.connect(database, timeout=5)) as connection:
                     connection.execute("BEGIN IMMEDIATE")  # raises where nobody may write
                     connection.rollback()
         except CifarkitError as error:
-            yield Finding("tracking", FAIL, str(error), "start the server, or leave --tracking-uri out")
+            remedy = "move it away, or name another store with --tracking-uri"
+            if database is None:
+                remedy = "start the server, or leave --tracking-uri out"
+            yield Finding("tracking", FAIL, str(error), remedy)
         except sqlite3.Error as error:
             if "locked" in str(error):
                 yield Finding("tracking", WARN, f"{database}: another process is writing", "ask again later")
@@ -261,9 +271,19 @@ def store(uri: str | None) -> Iterator[Finding]:
         )
 
 
-def disk() -> Iterator[Finding]:
-    """Room for checkpoints and figures, here and for what is temporary."""
-    for name, place in (("disk", Path.cwd()), ("temporary files", Path(tempfile.gettempdir()))):
+def _database(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def disk(uri: str | None) -> Iterator[Finding]:
+    """Room for checkpoints and figures, here, for what is temporary, and where the store's database is."""
+    places = {"disk": Path.cwd(), "temporary files": Path(tempfile.gettempdir())}
+    database = _database(tracking.resolve_uri(uri))
+    if database is not None and database.absolute().parent not in (Path.cwd(), Path("/")):
+        places["disk of the store"] = database.absolute().parent
+    for name, place in places.items():
+        if not place.is_dir():  # said already, of the store
+            continue
         free = shutil.disk_usage(place).free
         detail = f"{free / GIBIBYTE:,.1f} GiB free in {place}"
         if free < GIBIBYTE / 10:

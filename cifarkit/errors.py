@@ -71,7 +71,12 @@ class RunNotFound(CifarkitError):
 
 
 class DivergedError(CifarkitError):
-    pass
+    """
+    Attributes:
+        sign: how its message begins.
+    """
+
+    sign: ClassVar[str] = "the loss has diverged"
 
 
 class TargetNotReached(CifarkitError):

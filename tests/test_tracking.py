@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ from cifarkit.tracking import (
     find_run,
     is_alive,
     left_behind,
+    noted_ends,
+    processes,
     recording,
     sync,
 )
@@ -56,6 +59,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 
 EXPERIMENT = "trial"
 FIT = {tracking.KIND: "fit"}
+HERE = processes._here()
 
 
 @pytest.fixture
@@ -580,6 +584,54 @@ def test_what_a_dead_store_was_to_get_is_sent_by_sync(
     assert not UNSENT.exists()
 
 
+def test_what_is_kept_elsewhere_can_be_sent_from_there(
+    recorder: RunRecorder,
+    client: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    away: pytest.MonkeyPatch,
+) -> None:
+    """The current folder cannot be written."""
+    (tmp_path / UNSENT).write_text("in the way")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    told: list[str] = []
+    run_id = recorder.start(FIT)
+    with recording(recorder, told.append):
+        recorder.log_params({"lr": 0.1})
+    (advice,) = told
+    (there,) = (tmp_path / "temporary").iterdir()
+    assert f"`cd {there} && cifarkit runs sync`" in advice
+    away.undo()
+    monkeypatch.chdir(there)
+    (journal,) = left_behind(this_process_too=True)
+    assert sync(journal) == []
+    assert client.get_run(run_id).data.params == {"lr": "0.1"}
+    assert not there.exists()
+
+
+def test_a_long_end_says_what_it_waits_for(recorder: RunRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "SLOW_SECONDS", 0.01)
+    close = recorder.close
+    monkeypatch.setattr(recorder, "close", lambda status: (time.sleep(0.3), close(status)))
+    told: list[str] = []
+    recorder.start(FIT)
+    with recording(recorder, told.append):
+        assert not told
+    assert told == [recorder_module.WAITING]
+
+
+def test_a_full_temporary_folder_is_not_a_missing_artifact(
+    client: Any, add_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = add_run()
+    with pytest.raises(TrackingError, match=r"holds no checkpoints/best\.ckpt"):
+        fetch_artifact(client, run_id, "checkpoints/best.ckpt", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(TrackingError, match=r"no space left in .* TMPDIR names another place"):
+        fetch_artifact(client, run_id, "checkpoints/best.ckpt", tmp_path)
+
+
 def test_what_another_host_left_is_known_by_its_silence(uri: str) -> None:
     journal = Journal(journal_module.run_folder("0" * 32))
     journal.open("0" * 32, uri, "elsewhere/1@1")
@@ -635,7 +687,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_journal(
     run_id = recorder.start(FIT)
     with recording(recorder):
         recorder.log_metrics({"best_val_acc": 0.5})
-        assert recorder.folder.parent.parent == elsewhere
+        assert recorder.folder.parents[2] == elsewhere
     assert client.get_run(run_id).data.metrics == {"best_val_acc": 0.5}
     assert list(elsewhere.iterdir()) == []
 
@@ -759,7 +811,7 @@ def test_last_unfinished_is_the_latest_fit_that_can_go_on(
 def test_a_run_whose_process_is_gone_can_go_on(
     mark: str, client: Any, add_run: Any, with_checkpoint: Any
 ) -> None:
-    tags = {tracking.PROCESS: mark.format(host=platform.node())} if mark else {}
+    tags = {tracking.PROCESS: mark.format(host=HERE)} if mark else {}
     vanished = with_checkpoint(add_run("RUNNING", tags=FIT | tags))
     assert found(client, "last", unfinished=True) == vanished
 
@@ -775,7 +827,7 @@ def test_on_another_host_the_heartbeat_tells(
 
 
 def test_a_run_whose_process_is_gone_gets_a_true_end(client: Any, add_run: Any) -> None:
-    gone = add_run("RUNNING", tags=FIT | {tracking.PROCESS: f"{platform.node()}/999999999@1"})
+    gone = add_run("RUNNING", tags=FIT | {tracking.PROCESS: f"{HERE}/999999999@1"})
     at_work = add_run("RUNNING", tags=FIT | {tracking.PROCESS: this_process()})
     foreign = add_run("RUNNING", tags={})
     experiment = tracking.experiment_id(client, EXPERIMENT)
@@ -786,8 +838,41 @@ def test_a_run_whose_process_is_gone_gets_a_true_end(client: Any, add_run: Any) 
     assert end_vanished(client, experiment) == []
 
 
+def test_a_run_that_noted_its_end_gets_that_one(client: Any, add_run: Any, recorder: RunRecorder) -> None:
+    gone = add_run("RUNNING", tags=FIT | {tracking.PROCESS: f"{HERE}/999999999@1"})
+    journal = Journal(run_folder(gone))
+    journal.open(gone, client.tracking_uri, f"{HERE}/999999999@1")
+    journal.add("status", status="KILLED", milliseconds=1_700_000_000_000)
+    assert noted_ends() == {gone: ("KILLED", 1_700_000_000_000)}
+    recorder.start(FIT)
+    run = client.get_run(gone)
+    assert (run.info.status, run.info.end_time) == ("KILLED", 1_700_000_000_000)
+    assert tracking.ERROR not in run.data.tags
+    assert sync(journal) == []
+
+
+def test_processes_numbered_apart_are_not_looked_up(
+    client: Any, add_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = this_process()
+    assert f"{os.getpid()} on {platform.node()}" == processes.describe(mark)
+    monkeypatch.setattr(processes, "_here", lambda: f"{platform.node()}~container")
+    tags = FIT | {tracking.PROCESS: mark.replace(f"/{os.getpid()}@", "/999999999@")}
+    beating = add_run("RUNNING", tags=tags | {HEARTBEAT: f"{time.time() - 20:.0f}"})
+    silent = add_run("RUNNING", tags=tags | {HEARTBEAT: f"{time.time() - 1000:.0f}"})
+    assert is_alive(client.get_run(beating))
+    assert not is_alive(client.get_run(silent))
+
+
+def test_a_diverged_run_is_not_the_last_to_go_on(client: Any, add_run: Any, with_checkpoint: Any) -> None:
+    killed = with_checkpoint(add_run("KILLED"))
+    diverged = {tracking.ERROR: "the loss has diverged (epoch 1, step 2); try a lower --lr"}
+    with_checkpoint(add_run("FAILED", tags=FIT | diverged))
+    assert found(client, "last", unfinished=True) == killed
+
+
 def test_a_new_run_ends_those_that_vanished(client: Any, add_run: Any, recorder: RunRecorder) -> None:
-    gone = add_run("RUNNING", tags=FIT | {tracking.PROCESS: f"{platform.node()}/999999999@1"})
+    gone = add_run("RUNNING", tags=FIT | {tracking.PROCESS: f"{HERE}/999999999@1"})
     recorder.start(FIT)
     assert client.get_run(gone).info.status == "FAILED"
 
@@ -824,6 +909,13 @@ def test_looks_at_the_test_split_are_counted_over_an_experiment(
     # A training that goes on counts its epochs, and forgets no question.
     client.log_metric(run_id, "test_looks", 4, step=5)
     assert tracking.count_look(client, client.get_run(run_id)) == 8
+
+
+def test_looks_at_other_data_sets_do_not_count(client: Any, add_run: Any) -> None:
+    digits, photos = (add_run(tags=FIT | {"dataset": name}) for name in ("digits", "folder:photos"))
+    for expected in (1, 2):
+        assert tracking.count_look(client, client.get_run(digits)) == expected
+    assert tracking.count_look(client, client.get_run(photos)) == 1
 
 
 def test_of_two_processes_that_look_at_once_both_are_counted(client: Any, add_run: Any) -> None:

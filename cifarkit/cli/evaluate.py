@@ -56,7 +56,7 @@ def evaluate(
     )
     terminal.show(_table(scores.per_class))
     if scores.test_looks is not None:
-        terminal.say(f"looks at the test split in this experiment so far: {scores.test_looks:,}")
+        terminal.say(f"looks at this test split in the experiment so far: {scores.test_looks:,}")
     terminal.say(f"figures and reports: {out.root}")
     terminal.answer(scores, f"{scores.top1:.4f}")
 

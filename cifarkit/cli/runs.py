@@ -34,7 +34,7 @@ def list_(
         from cifarkit import tracking
 
         client = tracking.connect(tracking_uri)
-        runs = tracking.list_fits(client, experiment, limit)
+        runs = tracking.list_fits(client, experiment, limit, tracking.noted_ends())
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("run", "status", "name"):
         table.add_column(heading, no_wrap=True)

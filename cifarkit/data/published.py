@@ -34,6 +34,8 @@ class PublishedFile:
         """
         path = folder / self.name
         try:
+            if self.size is not None and path.is_file() and (found := path.stat().st_size) > self.size:
+                return b"", FileCheck(str(path), "damaged", f"altered: {found} instead of {self.size} bytes")
             content = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return b"", FileCheck(str(path), "missing", "not found")

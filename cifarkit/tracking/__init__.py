@@ -7,7 +7,7 @@ dead server never holds up a training.
 from __future__ import annotations
 
 from cifarkit.tracking.environment import environment_tags
-from cifarkit.tracking.journal import Journal, left_behind
+from cifarkit.tracking.journal import Journal, left_behind, noted_ends
 from cifarkit.tracking.model import save_model
 from cifarkit.tracking.recorder import RunRecorder, recording, sync
 from cifarkit.tracking.runs import (
@@ -23,6 +23,7 @@ from cifarkit.tracking.runs import (
 )
 from cifarkit.tracking.store import (
     add_artifacts,
+    check_writes,
     connect,
     experiment_id,
     fetch_artifact,
@@ -39,6 +40,7 @@ __all__ = [
     "Journal",
     "RunRecorder",
     "add_artifacts",
+    "check_writes",
     "connect",
     "count_look",
     "end_vanished",
@@ -49,6 +51,7 @@ __all__ = [
     "is_alive",
     "left_behind",
     "list_fits",
+    "noted_ends",
     "place",
     "reason",
     "recording",

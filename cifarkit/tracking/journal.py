@@ -23,10 +23,11 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from cifarkit.tracking.processes import VANISHED_SECONDS, is_process, on_this_host, this_process
-from cifarkit.tracking.runs import ERROR
+from cifarkit.tracking.runs import ERROR, Ends
 
 UNSENT = Path(".cifarkit")
 JOURNAL = "journal.jsonl"
+TEMPORARY = "cifarkit-"
 # A journal of which everything is sent begins anew when it is longer.
 LONG_BYTES = 2**20
 
@@ -96,10 +97,11 @@ class Journal:
         with self._lock:
             entry = Entry(self._count, kind, content)
             self._count += 1
+            # In this order: killed in between, it would have neither.
+            self._write({"number": entry.number, "kind": kind, "content": content})
             if content.get("delete"):
                 self._drop_older(entry)
             self.pending.append(entry)
-            self._write({"number": entry.number, "kind": kind, "content": content})
 
     def _drop_older(self, entry: Entry) -> None:
         """Files that wait to be replaced by this one: a store that is away must not fill the disk."""
@@ -141,6 +143,8 @@ class Journal:
         with suppress(OSError):  # others are at work in it
             _lock_path(self.folder).unlink()
             self.folder.parent.rmdir()
+            if self.folder.parents[1].name.startswith(TEMPORARY):
+                self.folder.parents[1].rmdir()
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -171,8 +175,9 @@ def run_folder(run_id: str) -> Path:
             except OSError:
                 break
             return (UNSENT / run_id).absolute()
-    folder = Path(tempfile.mkdtemp(prefix="cifarkit-")) / run_id
-    folder.mkdir()
+    # As in the current folder, so that `left_behind` finds it from there.
+    folder = Path(tempfile.mkdtemp(prefix=TEMPORARY)) / UNSENT / run_id
+    folder.mkdir(parents=True)
     return folder
 
 
@@ -196,6 +201,16 @@ def left_behind(*, this_process_too: bool = False) -> list[Journal]:
         return not is_process(process) or (this_process_too and process == this_process())
 
     return [each for each in journals if each.header and abandoned(each)]
+
+
+def noted_ends() -> Ends:
+    """How runs of this folder ended that could not tell their store."""
+    return {
+        journal.header["run_id"]: (entry.content["status"], entry.content["milliseconds"])
+        for journal in left_behind()
+        for entry in journal.pending
+        if entry.kind == "status"
+    }
 
 
 # -- kinds of entries -----------------------------------------------------------------------------

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 import psutil
 
@@ -13,17 +17,30 @@ VANISHED_SECONDS = 300
 
 def this_process() -> str:
     """A mark by which `is_process` knows this process again: host, number and moment of its start."""
-    return f"{platform.node()}/{_process(os.getpid())}"
+    return f"{_here()}/{_process(os.getpid())}"
 
 
 def describe(mark: str) -> str:
     """A process's number and host, for people."""
     host, _, process = mark.partition("/")
-    return f"{process.partition('@')[0]} on {host}"
+    return f"{process.partition('@')[0]} on {host.partition('~')[0]}"
 
 
 def on_this_host(mark: str) -> bool:
-    return mark.partition("/")[0] == platform.node()
+    """Whether its number can be looked up here."""
+    return mark.partition("/")[0] == _here()
+
+
+@cache
+def _here() -> str:
+    """The host's name, and a sign of the machine and of its processes' numbering: machines may share a name,
+    and a container has its host's with numbers of its own."""
+    sign = ""
+    with suppress(OSError):
+        sign += Path("/etc/machine-id").read_text(encoding="utf-8")
+    with suppress(OSError):
+        sign += os.readlink("/proc/self/ns/pid")
+    return f"{platform.node()}~{hashlib.sha256(sign.encode()).hexdigest()[:8]}"
 
 
 def is_process(mark: str) -> bool:

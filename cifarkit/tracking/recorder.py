@@ -15,7 +15,7 @@ from filelock import BaseFileLock, Timeout
 
 from cifarkit.errors import CifarkitError, Stopped, TrackingError, UsageError, is_impatient
 from cifarkit.results import EpochRow
-from cifarkit.tracking.journal import Entry, Journal, lock_folder, run_folder
+from cifarkit.tracking.journal import Entry, Journal, lock_folder, noted_ends, run_folder
 from cifarkit.tracking.processes import VANISHED_SECONDS, this_process
 from cifarkit.tracking.runs import ERROR, HEARTBEAT, LOOKS, PROCESS, end_vanished, is_alive
 from cifarkit.tracking.store import check_name, connect, experiment_id, place, reason, tracking_error
@@ -30,6 +30,12 @@ TAKE_OVER_SECONDS = 10
 OPENING_SECONDS = 5
 # Of a store that does not answer, so many entries are tried when the run ends.
 LAST_TRIES = 2
+# When the end takes so long, it says why.
+SLOW_SECONDS = 10
+WAITING = (
+    "waiting for the tracking store to take the rest; Ctrl-C leaves at once, and `cifarkit runs sync` sends "
+    "what is missing later"
+)
 
 
 class RunRecorder:
@@ -116,7 +122,7 @@ class RunRecorder:
         try:
             experiment = experiment_id(client, self.experiment)
             with suppress(Exception):  # other runs' business
-                end_vanished(client, experiment)
+                end_vanished(client, experiment, noted_ends())
             mark = {PROCESS: this_process(), HEARTBEAT: f"{time.time():.0f}"}
             if resume:
                 folder = run_folder(resume)
@@ -435,10 +441,14 @@ def recording(recorder: RunRecorder, alert: Callable[[str], None] = lambda text:
             recorder.set_tags({ERROR: str(error)[:400] or type(error).__name__})
         raise
     finally:
+        slow = threading.Timer(SLOW_SECONDS, alert, [WAITING])
+        slow.daemon = True
+        slow.start()
         try:
             if not impatient:
                 recorder.close(status)
         finally:  # whoever loses patience, here or before, leaves a true status still
+            slow.cancel()
             recorder.note_end(status)
             if recorder.unsent:
                 alert(_where_it_is(recorder))

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from cifarkit.errors import CifarkitError, RunNotFound, UsageError
+from cifarkit.errors import CifarkitError, DivergedError, RunNotFound, UsageError
 from cifarkit.results import RunRow
 from cifarkit.tracking.processes import VANISHED_SECONDS, describe, is_process, on_this_host
 from cifarkit.tracking.store import check_name, tracking_error
@@ -18,6 +18,9 @@ PLAN = "cifarkit.plan"
 ERROR = "cifarkit.error"
 PROCESS = "cifarkit.process"
 HEARTBEAT = "cifarkit.heartbeat"
+
+# By run id, its status and the moment of its end in milliseconds.
+Ends = dict[str, tuple[str, int | None]]
 
 # Metrics: how often a training, and questions asked of it later, have measured on the test split.
 LOOKS = "test_looks"
@@ -45,9 +48,12 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
     runs = _fits(client, found.experiment_id) if found is not None else []
     if reference == "last" and unfinished:
         for run in runs:
-            if run.info.status != "FINISHED" and not is_alive(run) and can_go_on(client, run):
+            over = run.info.status == "FINISHED" or _would_diverge(run)
+            if not over and not is_alive(run) and can_go_on(client, run):
                 return run
-        raise RunNotFound(f"no interrupted fit in the experiment {experiment!r}: nothing to go on with")
+        finished = any(run.info.status == "FINISHED" for run in runs)
+        why = "all that can be gone on with are finished" if finished else "nothing to go on with"
+        raise RunNotFound(f"no interrupted fit in the experiment {experiment!r}: {why}")
     if reference in ("last", "best"):
         fits = [run for run in runs if run.info.status == "FINISHED"]
         if not fits:
@@ -65,8 +71,16 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
     raise RunNotFound(f"{what} {reference!r} in the experiment {experiment!r}; the latest are: {latest}")
 
 
-def list_fits(client: Any, experiment: str, limit: int) -> list[RunRow]:
+def _would_diverge(run: Any) -> bool:
+    """As it did before."""
+    return str(run.data.tags.get(ERROR, "")).startswith(DivergedError.sign)
+
+
+def list_fits(client: Any, experiment: str, limit: int, ends: Ends | None = None) -> list[RunRow]:
     """The fits of an experiment, the latest first; those whose process is gone are ended before.
+
+    Args:
+        ends: see `end_vanished`.
 
     Raises:
         TrackingError: the store does not answer.
@@ -75,7 +89,7 @@ def list_fits(client: Any, experiment: str, limit: int) -> list[RunRow]:
         found = client.get_experiment_by_name(check_name(experiment))
         if found is None:
             return []
-        end_vanished(client, found.experiment_id)
+        end_vanished(client, found.experiment_id, ends)
         return [_row(run) for run in _fits(client, found.experiment_id)[:limit]]
     except CifarkitError:
         raise
@@ -87,7 +101,7 @@ def count_look(client: Any, run: Any) -> int | None:
     """Note that a run is measured on the test split once more.
 
     Returns:
-        How often that has happened in its experiment; None where the store cannot tell.
+        How often that has happened in its experiment with this data set; None where the store cannot tell.
     """
     try:
         asked = len(client.get_metric_history(run.info.run_id, ASKED)) + 1
@@ -97,6 +111,7 @@ def count_look(client: Any, run: Any) -> int | None:
             int(each.data.metrics.get(LOOKS, 0))
             + (len(client.get_metric_history(each.info.run_id, ASKED)) if ASKED in each.data.metrics else 0)
             for each in _fits(client, run.info.experiment_id)
+            if each.data.tags.get("dataset") == run.data.tags.get("dataset")
         )
     except Exception:  # the answer itself does not depend on it
         return None
@@ -148,11 +163,14 @@ def is_alive(run: Any) -> bool:
     return beat is None or time.time() - float(beat) < VANISHED_SECONDS
 
 
-def end_vanished(client: Any, experiment: str) -> list[str]:
+def end_vanished(client: Any, experiment: str, ends: Ends | None = None) -> list[str]:
     """Give the runs of an experiment a true end whose process is gone without one.
 
+    Args:
+        ends: what runs noted of their end that the store has not heard yet; FAILED is for those that did not.
+
     Returns:
-        The ids of the runs that are FAILED from now on.
+        The ids of the runs that have ended from now on.
     """
     ended = []
     running = client.search_runs([experiment], filter_string="attributes.status = 'RUNNING'")
@@ -160,8 +178,12 @@ def end_vanished(client: Any, experiment: str) -> list[str]:
         if PROCESS in run.data.tags and not is_alive(run):
             run_id = run.info.run_id
             beat = run.data.tags.get(HEARTBEAT)
-            client.set_tag(run_id, ERROR, f"its process ({describe(run.data.tags[PROCESS])}) is gone")
-            client.set_terminated(run_id, "FAILED", int(1000 * float(beat)) if beat else None)
+            status, milliseconds = (ends or {}).get(
+                run_id, ("FAILED", int(1000 * float(beat)) if beat else None)
+            )
+            if run_id not in (ends or {}):
+                client.set_tag(run_id, ERROR, f"its process ({describe(run.data.tags[PROCESS])}) is gone")
+            client.set_terminated(run_id, status, milliseconds)
             ended.append(run_id)
     return ended
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from textwrap import shorten
 from typing import Any
 
 from cifarkit.errors import TrackingError, UsageError
+
+# On a disk with less space than that nothing can be written.
+FULL_BYTES = 2**16
 
 
 def quiet_import() -> Any:
@@ -23,7 +27,7 @@ def quiet_import() -> Any:
         warnings.simplefilter("ignore")
         import mlflow
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are told by whoever catches them, once
     return mlflow
 
 
@@ -56,6 +60,21 @@ def connect(uri: str | None) -> Any:
     except Exception as error:  # MLflow lets requests', SQLAlchemy's and the system's errors through
         raise tracking_error(uri, error) from error
     return client
+
+
+def check_writes(client: Any) -> None:
+    """That a store takes what is written; asked by a tag for a run that is not there, which leaves nothing.
+
+    Raises:
+        TrackingError: it does not.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_tag("0" * 32, "cifarkit.doctor", "")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise tracking_error(client.tracking_uri, error) from error
 
 
 def resolve_uri(uri: str | None) -> str:
@@ -141,4 +160,7 @@ def fetch_artifact(client: Any, run_id: str, path: str, folder: Path) -> Path:
     try:
         return Path(client.download_artifacts(run_id, path, str(folder)))
     except Exception as error:
+        if shutil.disk_usage(folder).free < FULL_BYTES:
+            full = f"no space left in {folder} for {path}; TMPDIR names another place"
+            raise TrackingError(full) from error
         raise TrackingError(f"run {run_id[:8]} holds no {path} ({reason(error)})") from error

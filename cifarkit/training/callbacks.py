@@ -179,7 +179,9 @@ class DivergenceGuard(pl.Callback):
     ) -> None:
         if self._coming and self._coming.is_here():
             self._look(trainer)
-        if batch_idx % DIVERGENCE_CHECK_STEPS == 0 or batch_idx + 1 == trainer.num_training_batches:
+        # A CPU has the loss of every step at hand.
+        every = DIVERGENCE_CHECK_STEPS if outputs["loss"].is_cuda else 1
+        if batch_idx % every == 0 or batch_idx + 1 == trainer.num_training_batches:
             self._coming = _Coming(outputs["loss"], batch_idx + 1)
             if self._coming.is_here():
                 self._look(trainer)
@@ -218,8 +220,8 @@ class _Coming:
 
 def _diverged(epoch: int, step: int | None) -> DivergedError:
     where = f"epoch {epoch}" + (f", step {step}" if step else "")
-    kept = f"the weights after epoch {epoch - 1} are kept; " if epoch > 1 else ""
-    return DivergedError(f"the loss has diverged ({where}); {kept}try a lower --lr or run lr-find")
+    kept = f"the weights after epoch {epoch - 1} are kept in last.ckpt; " if epoch > 1 else ""
+    return DivergedError(f"{DivergedError.sign} ({where}); {kept}try a lower --lr or run lr-find")
 
 
 class StopOnSignal(pl.Callback):
@@ -243,6 +245,8 @@ class StopOnSignal(pl.Callback):
         if not self.received or not module.within_epoch:
             return
         if trainer.world_size == 1:
+            if not all(parameter.isfinite().all() for parameter in module.parameters()):
+                raise _diverged(trainer.current_epoch + 1, batch_idx + 1) from self.received
             steps = module.steps_done, int(trainer.num_training_batches)
 
             def tell() -> None:

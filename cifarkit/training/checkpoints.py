@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import zipfile
@@ -203,6 +204,9 @@ class CheckpointFiles(TorchCheckpointIO):
                 with suppress(OSError):
                     part.unlink()
             why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            with suppress(OSError):
+                if shutil.disk_usage(folder).free < 2**20:
+                    why = os.strerror(errno.ENOSPC)  # which torch's writer does not tell
             raise CheckpointError(
                 f"no checkpoint can be written in {folder} ({why}); those of the epochs before are kept"
             ) from error
@@ -226,6 +230,8 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
     try:
         # torch does not look at the checksums (CRC-32) that its archives have of every part.
         with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise zipfile.BadZipFile("packed, which torch never does")  # to any size
             if (part := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import platform
 import shutil
 from collections.abc import Callable
 from itertools import permutations
@@ -27,6 +26,7 @@ from cifarkit.models import MODELS
 from cifarkit.recipes import RECIPES
 from cifarkit.tracking import Journal
 from cifarkit.tracking.journal import run_folder
+from cifarkit.tracking.processes import _here
 
 # In one process with the libraries, what they warn about on import would be errors; the tests that start
 # processes see to it that nobody else sees a warning.
@@ -182,7 +182,7 @@ def test_doctor_says_what_to_do_about_a_damaged_image(cli: Cli, tmp_path: Path) 
 
 
 def test_doctor_shows_where_a_check_failed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifarkit.doctor.disk", lambda: 1 / 0)
+    monkeypatch.setattr("cifarkit.doctor.disk", lambda uri: 1 / 0)
     assert "ZeroDivisionError" not in cli("doctor", "--dataset", "digits").err
     outcome = cli("doctor", "--dataset", "digits", "--debug")
     assert outcome.code == 1
@@ -200,7 +200,7 @@ def test_doctor_fails_where_training_would(cli: Cli, tmp_path: Path) -> None:
 
 def test_sync_says_what_it_could_not_send(cli: Cli, tmp_path: Path) -> None:
     journal = Journal(run_folder("0123456789abcdef" * 2))
-    journal.open("0123456789abcdef" * 2, f"sqlite:///{tmp_path}/file/mlflow.db", f"{platform.node()}/1@0")
+    journal.open("0123456789abcdef" * 2, f"sqlite:///{tmp_path}/file/mlflow.db", _here() + "/1@0")
     journal.add("tags", values={"a": "b"})
     (tmp_path / "file").write_text("")
     outcome = cli("runs", "sync")

@@ -7,10 +7,12 @@ import pickle
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,28 @@ def test_a_damaged_file_is_refused_or_as_good_as_whole(
         assert found.keys() == expected.keys()
         for name, weights in expected["state_dict"].items():
             assert torch.equal(found["state_dict"][name], weights)
+
+
+def test_a_packed_file_is_refused_before_it_is_unpacked(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = saved.with_name("packed.ckpt")
+    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part in whole.namelist():
+            archive.writestr(part, whole.read(part))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *given: pytest.fail("it was read"))
+    with pytest.raises(CheckpointError, match="packed, which torch never does"):
+        read_story(packed)
+
+
+def test_a_full_disk_is_said_whatever_the_writer_says(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", fails)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        fit(recipe, data, cpu, tmp_path)
 
 
 def test_a_full_disk_keeps_the_checkpoints_before(

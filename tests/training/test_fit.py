@@ -299,7 +299,7 @@ def test_resume_refuses_a_checkpoint_of_another_model(
 
 def test_an_absurd_learning_rate_diverges(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
     absurd = replace(recipe, lr=1e30, optimizer="sgd", schedule=Linear())
-    with pytest.raises(DivergedError, match=r"has diverged \(epoch 1, step 4\).*--lr"):
+    with pytest.raises(DivergedError, match=r"has diverged \(epoch 1, step 2\).*--lr"):
         fit(absurd, data, cpu, tmp_path)
     assert not (tmp_path / "last.ckpt").exists()
 
@@ -311,6 +311,24 @@ def test_divergence_in_the_very_last_step_is_noticed(
     absurd = replace(recipe, lr=1e30, optimizer="sgd", schedule=Linear(), epochs=1, batch_size=200)
     with pytest.raises(DivergedError):
         fit(absurd, data, cpu, tmp_path)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_a_signal_keeps_no_weights_that_are_no_numbers(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifarkit.training.callbacks.STEP_REPORT_SECONDS", 0.0)
+    step = torch.optim.SGD.step
+
+    def spoil(optimizer: torch.optim.SGD, closure: Any) -> Any:
+        loss = step(optimizer, closure)
+        optimizer.param_groups[0]["params"][0].data.fill_(math.nan)
+        return loss
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spoil)
+    seen = watcher(at_step=lambda epoch, step: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(DivergedError, match="epoch 1, step 1"):  # whose loss was a number still
+        fit(replace(recipe, optimizer="sgd"), data, cpu, tmp_path, observers=[seen])
     assert not (tmp_path / "last.ckpt").exists()
 
 
