@@ -103,7 +103,11 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
             if resumed.hardware != hardware.describe():
                 terminal.say(f"so far it ran on {resumed.hardware}: here, rounding will differ")
         training = train(request, recipe, data, hardware, recorder, terminal, resumed)
-        report(training, data, hardware, recorder, terminal)
+        try:
+            report(training, data, hardware, recorder, terminal)
+        except Stopped:
+            terminal.say(f"what is missing is drawn by `{request.resuming(run_id)}`")
+            raise
         return training.result
 
 

@@ -24,7 +24,7 @@ from cifarkit.figures.canvas import (
     say_nothing_to_show,
     tidy,
 )
-from cifarkit.results import EpochRow, LrCurve
+from cifarkit.results import EpochRow, LrCurve, merit
 
 MARKERS = "osD^vP"
 DASHES = ("-", "--", "-.", ":")
@@ -140,7 +140,7 @@ def training_curves(rows: Sequence[EpochRow], target_acc: float | None = None, s
     acc_ax.yaxis.set_major_formatter(PercentFormatter(1.0))
 
     if np.isfinite(val_acc).any():
-        best = int(np.nanargmax(val_acc))
+        best = max(map(int, np.flatnonzero(np.isfinite(val_acc))), key=lambda at: merit(rows[at]))
         for ax, values in ((loss_ax, val_loss), (acc_ax, val_acc)):
             ax.axvline(epochs[best], color=GRAY, linewidth=0.8, linestyle=":", zorder=1)
             label = f"best: {percent(val_acc[best], 2)}, epoch {epochs[best]}" if ax is acc_ax else None

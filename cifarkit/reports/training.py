@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cifarkit import figures
 from cifarkit.augment.batched import Batched
@@ -32,10 +33,9 @@ def preview_figure(
 ) -> tuple[tuple[int, ...], Any]:
     """The figure of raw and augmented images (or of every op's effect), and which images it shows.
 
-    The images are spread evenly over the split; the augmentation is the one that training with this
-    seed would draw in its first epochs.
+    The augmentation is the one that training with this seed would draw in its first epochs.
     """
-    at = np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)
+    at = _across_classes(images.labels, count)
     some = images.take(at)
     pixels, _ = as_tensors(some)
     augment = Batched(find_policy(policy), preprocessing.mean, preprocessing.std, seed)
@@ -56,6 +56,15 @@ def preview_figure(
     return tuple(int(i) for i in some.indices), drawn
 
 
+def _across_classes(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Positions of images of all classes in turn, each class's in the order of the split."""
+    by_class = np.argsort(labels, kind="stable")
+    turns = np.empty_like(by_class)
+    begins = np.searchsorted(labels[by_class], labels[by_class])
+    turns[by_class] = np.arange(len(labels)) - begins
+    return np.lexsort((labels, turns))[:count]
+
+
 def report_training(
     result: FitResult, data: Data, recipe: Recipe, lrs: Sequence[Sequence[Sequence[float]]], out: Folder
 ) -> None:
@@ -71,7 +80,7 @@ def report_training(
     series: Any = {f"group {i}": rates for i, rates in enumerate(groups)}
     series = series if len(groups) > 1 else groups[0]
     out.figure("learning_rate", figures.lr_schedule(series, epochs, title))
-    first = data.train.take(range(min(40, len(data.train))))
+    first = data.train.take(_across_classes(data.train.labels, 40))
     titles = [first.classes[label] for label in first.labels]
     out.figure(
         "examples", figures.image_grid(first.images, titles, suptitle=f"{data.train.short_name} train")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.errors import CheckpointError, CifarkitError, OtherVersion
-from cifarkit.models import allow_tta, build_model
+from cifarkit.models import MODELS, allow_tta, build_model
 from cifarkit.optim.schedules import training_ends
 from cifarkit.pipeline import Preprocessing
 from cifarkit.recipes import Recipe
@@ -288,6 +288,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     story, content = read_story(path)
     shape = story.preprocessing.image_shape
+    model = story.settings.get("model")
+    if model is not None and model not in MODELS:
+        raise CheckpointError(
+            f"{path.name} holds weights of {model!r}, which is no model of this command's; ask the program that "
+            "added it to the table"
+        )
     try:
         network = build_model(story.settings["model"], shape, len(story.preprocessing.classes))
         allow_tta(network, story.tta and mirrors(find_policy(story.settings["policy"])))

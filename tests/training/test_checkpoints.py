@@ -332,6 +332,12 @@ def test_weights_that_do_not_fit(edited: Any, change: Any) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_model_of_another_program_is_said_to_be_that(edited: Any) -> None:
+    path = edited(lambda content: content["cifarkit"]["settings"].update(model="mine"))
+    with pytest.raises(CheckpointError, match="weights of 'mine'.* ask the program that added it"):
+        load_checkpoint(path)
+
+
 def test_a_network_from_a_recipe_depends_on_the_generator_alone(recipe: Recipe, data: Data) -> None:
     states = []
     for _ in range(2):
