@@ -291,7 +291,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     model = story.settings.get("model")
     if model is not None and model not in MODELS:
         raise CheckpointError(
-            f"{path.name} holds weights of {model!r}, which is no model of this command's; ask the program that "
+            f"{path.name} holds weights of {model!r}, not a model of this command's; ask the program that "
             "added it to the table"
         )
     try:

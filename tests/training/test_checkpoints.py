@@ -334,7 +334,7 @@ def test_weights_that_do_not_fit(edited: Any, change: Any) -> None:
 
 def test_a_model_of_another_program_is_said_to_be_that(edited: Any) -> None:
     path = edited(lambda content: content["cifarkit"]["settings"].update(model="mine"))
-    with pytest.raises(CheckpointError, match="weights of 'mine'.* ask the program that added it"):
+    with pytest.raises(CheckpointError, match=r"weights of 'mine'.* ask the program that added it"):
         load_checkpoint(path)
 
 
