@@ -428,6 +428,8 @@ def recording(recorder: RunRecorder, alert: Callable[[str], None] = lambda text:
         alert: is told where it is what the store did not take.
     """
     status, impatient = "FAILED", False
+    slow = threading.Timer(SLOW_SECONDS, alert, [WAITING])
+    slow.daemon = True
     try:
         yield
         status = "FINISHED"
@@ -441,10 +443,8 @@ def recording(recorder: RunRecorder, alert: Callable[[str], None] = lambda text:
             recorder.set_tags({ERROR: str(error)[:400] or type(error).__name__})
         raise
     finally:
-        slow = threading.Timer(SLOW_SECONDS, alert, [WAITING])
-        slow.daemon = True
-        slow.start()
-        try:
+        try:  # nothing before it: a second Ctrl-C may come at any moment
+            slow.start()
             if not impatient:
                 recorder.close(status)
         finally:  # whoever loses patience, here or before, leaves a true status still
