@@ -247,11 +247,11 @@ class StopOnSignal(pl.Callback):
         if trainer.world_size == 1:
             if not all(parameter.isfinite().all() for parameter in module.parameters()):
                 raise _diverged(trainer.current_epoch + 1, batch_idx + 1) from self.received
-            steps = module.steps_done, int(trainer.num_training_batches)
+            place = trainer.current_epoch + 1, module.steps_done, int(trainer.num_training_batches)
 
             def tell() -> None:
                 for observer in self.observers:
-                    observer.on_stop(trainer.current_epoch + 1, *steps)
+                    observer.on_stop(*place)
 
             self.files.save(trainer, best=False, then=tell)
         raise self.received
