@@ -8,7 +8,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from cifarkit.augment.batched_ops import MOVES, NUMBERS, Batch, Draws, Statistics, apply, draw, normalize
+from cifarkit.augment.batched_ops import MOVES, NUMBERS, Batch, Draws, Scaling, apply, draw, normalize
 from cifarkit.augment.ops import Op, Policy, ToGray
 from cifarkit.augment.policies import check_policy, check_size
 from cifarkit.augment.randomness import uniforms
@@ -40,7 +40,7 @@ class Batched:
         commuting = list(takewhile(lambda op: isinstance(op, (*MOVES, ToGray)), policy[1:]))
         self._on_bytes = [at for at, op in enumerate(commuting, 1) if isinstance(op, MOVES)]
         self._on_floats = [at for at in range(1, len(policy)) if at not in self._on_bytes]
-        self._statistics = Statistics(torch.tensor(mean), torch.tensor(std))
+        self._scaling = Scaling.of(mean, std)
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Augment a batch.
@@ -71,7 +71,7 @@ class Batched:
 
     def run(self, images: Tensor, draws: Sequence[Draws]) -> Tensor:
         """Apply the policy with given draws, one dict for each op; images as in `__call__`."""
-        statistics = self._statistics_on(images.device)
+        scaling = self._scaling_on(images.device)
         # preserve_format keeps both memory formats and makes any other layout dense.
         augmented = torch.empty_like(images, dtype=torch.float32, memory_format=torch.preserve_format)
         size = max(1, _PIECE // max(1, images[:1].numel())) if images.device.type == "cpu" else len(images)
@@ -81,7 +81,7 @@ class Batched:
             if self._on_bytes:
                 pixels = torch.empty_like(augmented[piece], dtype=torch.uint8).copy_(pixels)
                 self._apply(self._on_bytes, pixels, draws, piece)
-            normalize(pixels, statistics, out=augmented[piece])
+            normalize(pixels, scaling, out=augmented[piece])
             self._apply(self._on_floats, augmented[piece], draws, piece)
         return augmented
 
@@ -92,7 +92,7 @@ class Batched:
     def stages(self, images: Tensor, indices: Tensor, epoch: int) -> list[tuple[Op, Tensor]]:
         """The batch after each op, to be looked at; arguments and errors as in `__call__`."""
         draws = self.draws(images, indices, epoch)
-        images = normalize(images, self._statistics_on(images.device))
+        images = normalize(images, self._scaling_on(images.device))
         stages: list[tuple[Op, Tensor]] = [(self.policy[0], images)]
         for op, drawn in zip(self.policy[1:], draws[1:], strict=True):
             images = images.clone()
@@ -100,7 +100,7 @@ class Batched:
             stages.append((op, images))
         return stages
 
-    def _statistics_on(self, device: torch.device) -> Statistics:
-        if self._statistics.mean.device != device:
-            self._statistics = Statistics(*(values.to(device) for values in self._statistics))
-        return self._statistics
+    def _scaling_on(self, device: torch.device) -> Scaling:
+        if self._scaling.scale.device != device:
+            self._scaling = Scaling(*(factor.to(device) for factor in self._scaling))
+        return self._scaling
