@@ -408,14 +408,17 @@ def test_gradcam_at_a_layer(cli: Cli, trained: Trained) -> None:
 
 
 def test_gradcam_of_image_files(cli: Cli, trained: Trained, tmp_path: Path, unseen_digits: ImageSet) -> None:
-    Image.fromarray(unseen_digits.images[0, ..., 0]).save(tmp_path / "grey.png")
+    [known] = cli("gradcam", "--correct", "--limit", "1", "--json", store=trained).succeeded().data["images"]
+    at = unseen_digits.indices.tolist().index(int(known["source"].removeprefix("#")))
+    Image.fromarray(unseen_digits.images[at, ..., 0]).save(tmp_path / "grey.png")
     colours = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
     Image.fromarray(colours).save(tmp_path / "photo.jpg")
     outcome = cli("gradcam", "grey.png", "photo.jpg", "--json", store=trained).succeeded()
     explained = outcome.validated(results.CamResult)
     assert [row["source"] for row in explained["images"]] == ["grey.png", "photo.jpg"]
     assert [row["true_class"] for row in explained["images"]] == [None, None]
-    assert explained["images"][0]["pred_class"] == unseen_digits.classes[unseen_digits.labels[0]]
+    assert explained["images"][0]["pred_class"] == known["pred_class"]
+    assert explained["images"][0]["confidence"] == pytest.approx(known["confidence"])
     assert is_picture(tmp_path / explained["figure"])
 
 
