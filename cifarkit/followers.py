@@ -10,7 +10,7 @@ from typing import NoReturn
 from cifarkit.errors import UsageError
 from cifarkit.recipes import Recipe
 from cifarkit.request import FitRequest
-from cifarkit.subjects import scratch
+from cifarkit.scratch import scratch
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import choose_hardware
 
@@ -57,12 +57,7 @@ def follow(request: FitRequest) -> NoReturn:
             data,
             hardware,
             Path(folder),
-            seed=request.seed,
-            target_acc=request.target_acc,
-            max_epochs=request.max_epochs,
-            workers=request.workers,
-            deterministic=request.deterministic,
-            compile=request.compile,
             resume=resume,
+            **request.shaping(),
         )
     raise SystemExit(0)

@@ -13,12 +13,15 @@ from pathlib import Path
 
 from cifarkit import reports, tracking
 from cifarkit.console import Terminal, duration, percent, plural
-from cifarkit.errors import UsageError
+from cifarkit.errors import Stopped, UsageError
 from cifarkit.recipes import Recipe
 from cifarkit.request import FitRequest
 from cifarkit.results import Evidence, FitResult, FitRuns, Spread, to_json
+from cifarkit.resuming import Repeated, find_resumed
+from cifarkit.scratch import scratch
 from cifarkit.session import (
     Training,
+    in_run,
     log_datasets,
     params,
     report,
@@ -26,21 +29,25 @@ from cifarkit.session import (
     tags,
     train,
 )
-from cifarkit.subjects import scratch
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
 
 
-def run_fits(request: FitRequest, runs: int, terminal: Terminal) -> FitRuns:
+def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repeated | None = None) -> FitRuns:
     """Train with ``runs`` consecutive seeds from the request's on, and tell how far they differ.
 
     Every training is a child run with its parameters, metrics and checkpoints. The parent holds the
     statistics and, of the best one, the weights, figures and model: it can be asked like any other run.
 
+    Args:
+        repeated: go on with this run, as it was planned: with the seed that was interrupted and those after.
+
     Raises:
         UsageError: several devices; errors otherwise as of `session.run_fit`.
     """
+    if repeated:
+        request, runs = request.with_plan(repeated.plan), repeated.runs
     seeds = range(request.seed, request.seed + runs)
     name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}"
     parent = tracking.RunRecorder(request.tracking_uri, request.experiment, f"{name}-{runs}-seeds")
@@ -51,26 +58,34 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal) -> FitRuns:
         with terminal.busy(f"reading {request.source.name}"):
             data = request.load()
         recipe = request.final_recipe(data, hardware)
+        plan = {tracking.PLAN: json.dumps(request.plan(recipe)), tracking.RUNS: str(runs)}
         with terminal.busy("opening the MLflow run"):
-            run_id = parent.start(tags(data, hardware) | {"cifarkit.runs": str(runs)})
+            run_id = parent.start(tags(data, hardware) | plan, resume=repeated.run_id if repeated else None)
         terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
         terminal.say(splits_line(data, recipe.batch_size))
-        log_datasets(parent, data)
+        if not repeated:
+            log_datasets(parent, data)
         if hardware.device == "cuda":
             with terminal.busy("warming up the GPU"):
                 _warm_up(recipe, data, hardware, request.compile)
         trainings: list[Training] = []
-        for seed in seeds:
-            terminal.say(f"seed {seed}, {seed - request.seed + 1} of {runs}")
-            own = replace(request, seed=seed, recipe=recipe, run_name=f"{name}-seed{seed}")
-            trainings.append(_child(own, _held_out(own, data), hardware, parent, terminal))
-            # A range test is made once.
-            recipe = trainings[-1].recipe
+        try:
+            for seed in seeds:
+                terminal.say(f"seed {seed}, {seed - request.seed + 1} of {runs}")
+                own = replace(request, seed=seed, recipe=recipe, run_name=f"{name}-seed{seed}")
+                begun = repeated.children.get(seed) if repeated else None
+                trainings.append(_child(own, data, hardware, parent, terminal, begun))
+                # A range test is made once.
+                recipe = trainings[-1].recipe
+        except Stopped:
+            terminal.say(f"go on with `{request.resuming(run_id)}`")
+            raise
         parent.log_params(
             params(request, recipe, data, hardware) | {"seed": f"{seeds[0]}-{seeds[-1]}", "runs": runs}
         )
         best = max(trainings, key=lambda training: training.result.best_val_acc)
-        summary = summarise([training.result for training in trainings], hardware.device)
+        command = repeated.command if repeated else tracking.environment_tags()[tracking.COMMAND]
+        summary = summarise([training.result for training in trainings], hardware.device, command)
         summary = replace(summary, run_id=run_id, best_run_id=best.result.run_id)
         parent.log_metrics(_metrics(summary))
         parent.log_artifact(best.checkpoints / "best.ckpt", "checkpoints")
@@ -87,24 +102,46 @@ def _held_out(request: FitRequest, data: Data) -> Data:
 
 
 def _child(
-    request: FitRequest, data: Data, hardware: Hardware, parent: tracking.RunRecorder, terminal: Terminal
+    request: FitRequest,
+    data: Data,
+    hardware: Hardware,
+    parent: tracking.RunRecorder,
+    terminal: Terminal,
+    begun: str | None,
 ) -> Training:
-    recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
-    with tracking.recording(recorder, terminal.alert):
-        plan = {tracking.PLAN: json.dumps(request.plan(request.recipe))}
-        recorder.start(tags(data, hardware) | plan | {"mlflow.parentRunId": parent.run_id})
-        training = train(request, request.recipe, data, hardware, recorder, terminal)
-        training.out.report("fit.json", to_json(training.result))
-        recorder.log_reports(training.out.written)
-        result = training.result
-        terminal.say(
-            f"{result.val_split} accuracy {percent(result.last_val_acc)} after "
-            f"{plural(result.epochs, 'epoch')}, {duration(result.train_seconds)} of training"
+    """The training of one seed, or the rest of it; ``begun`` is the run that holds what was done before."""
+    kept = parent.folder / f"seed{request.seed}"
+    resumed = None
+    if begun:
+        with terminal.busy("looking up what has been trained"):
+            resumed = find_resumed(begun, request.experiment, parent.client, kept, terminal)
+        request = request.with_plan(resumed.plan)
+    data = _held_out(request, data)
+    if resumed and resumed.checkpoint and resumed.status == "FINISHED":
+        checkpoints = resumed.checkpoint.parent
+        result = fit(
+            request.recipe, data, hardware, checkpoints, resume=resumed.checkpoint, **request.shaping()
         )
-        # The child's folder goes with its end; the parent reports from the best one's weights.
-        kept = parent.folder / f"seed{request.seed}"
-        shutil.copytree(training.checkpoints, kept)
-        return replace(training, checkpoints=kept)
+        out = reports.Folder(kept / "report", resumed.run_id)
+        training = Training(in_run(result, resumed.run_id), request.recipe, checkpoints, out)
+    else:
+        recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
+        with tracking.recording(recorder, terminal.alert):
+            plan = {tracking.PLAN: json.dumps(request.plan(request.recipe)), tracking.PARENT: parent.run_id}
+            recorder.start(tags(data, hardware) | plan, resume=begun)
+            if resumed:
+                terminal.say(resumed.describe())
+            training = train(request, request.recipe, data, hardware, recorder, terminal, resumed)
+            training.out.report("fit.json", to_json(training.result))
+            recorder.log_reports(training.out.written)
+            # The child's folder goes with its end; the parent reports from the best one's weights.
+            training = replace(training, checkpoints=shutil.copytree(training.checkpoints, kept / "ended"))
+    result = training.result
+    terminal.say(
+        f"{result.val_split} accuracy {percent(result.last_val_acc)} after "
+        f"{plural(result.epochs, 'epoch')}, {duration(result.train_seconds)} of training"
+    )
+    return training
 
 
 def _warm_up(recipe: Recipe, data: Data, hardware: Hardware, compile: bool) -> None:
@@ -114,11 +151,16 @@ def _warm_up(recipe: Recipe, data: Data, hardware: Hardware, compile: bool) -> N
         fit(recipe, data, hardware, Path(folder), compile=compile)
 
 
-def summarise(fits: Sequence[FitResult], device: str) -> FitRuns:
-    """What trainings that differ in their seeds came to, of at least one, on ``cpu`` or ``cuda``."""
+def summarise(fits: Sequence[FitResult], device: str, command: str) -> FitRuns:
+    """What trainings that differ in their seeds came to, of at least one.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        command: by which they were made.
+    """
     first = fits[0]
     to_target = [fit.time_to_target_seconds for fit in fits if fit.time_to_target_seconds is not None]
-    accuracy = spread([fit.last_val_acc for fit in fits])
+    accuracy = spread([fit.last_val_acc for fit in fits], most=1.0)
     train_seconds = spread([fit.train_seconds for fit in fits])
     environment = tracking.environment_tags()
     return FitRuns(
@@ -143,15 +185,15 @@ def summarise(fits: Sequence[FitResult], device: str) -> FitRuns:
             epochs=max(fit.epochs for fit in fits),
             train_seconds=train_seconds.mean,
             hardware=first.device,
-            command=environment["cifarkit.command"],
+            command=command,
             device=device,
         ),
         fits=tuple(fits),
     )
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
+def spread(values: Sequence[float], most: float = math.inf) -> Spread:
+    """Of at least one value between 0 and ``most``, where the interval ends, too."""
     mean = statistics.mean(values)
     if len(values) == 1:
         return Spread(mean, 0.0, None, None)
@@ -159,7 +201,7 @@ def spread(values: Sequence[float]) -> Spread:
 
     std = statistics.stdev(values)
     reach = float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
-    return Spread(mean, std, mean - reach, mean + reach)
+    return Spread(mean, std, max(0.0, mean - reach), min(most, mean + reach))
 
 
 def _metrics(summary: FitRuns) -> dict[str, float | None]:

@@ -54,6 +54,10 @@ class FitRequest:
             **{name: getattr(self, name) for name in SHAPING},
         }
 
+    def shaping(self) -> dict[str, Any]:
+        """What shapes the training, as arguments of `training.fit.fit`; the data hold the images out."""
+        return {name: getattr(self, name) for name in SHAPING if name != "val_size"}
+
     def with_plan(self, plan: dict[str, Any]) -> FitRequest:
         """A request for the training that a plan describes; the inverse of `plan`."""
         return replace(

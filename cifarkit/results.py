@@ -292,7 +292,8 @@ class LrCurve:
 @dataclass(frozen=True)
 class FitResult:
     """`fit`: what training came to. ``time_to_target_seconds`` counts training and validation time;
-    ``epochs`` may exceed ``planned_epochs`` where a target took longer."""
+    ``epochs`` may exceed ``planned_epochs`` where a target took longer; ``low`` and ``high`` are the 95%
+    interval of that accuracy, of the images it was measured on."""
 
     run_id: str | None
     dataset: str
@@ -306,6 +307,8 @@ class FitResult:
     epochs: int
     best_epoch: int
     best_val_acc: float
+    best_val_acc_low: float
+    best_val_acc_high: float
     last_val_acc: float
     target_acc: float | None
     target_reached: bool | None

@@ -57,6 +57,50 @@ class Resumed:
         return f"going on after {' and '.join(done)}"
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """A run of several seeds to go on with.
+
+    Attributes:
+        plan: what shapes its trainings (`FitRequest.plan`), from the first seed on.
+        runs: how many seeds it was to have.
+        command: that began it.
+        children: run ids of those that have begun, by seed.
+    """
+
+    run_id: str
+    plan: dict[str, Any]
+    runs: int
+    command: str
+    children: dict[int, str]
+
+
+def find_repeated(request: FitRequest, terminal: Terminal) -> Repeated | None:
+    """The run to go on with, where it is one of several seeds.
+
+    Raises:
+        RunNotFound, TrackingError: there is nothing to go on with.
+        UsageError: another process is at work on it, it is finished, or a target is asked for, which the
+            seeds have in common.
+    """
+    assert request.resume is not None
+    client = tracking.connect(request.tracking_uri)
+    run = _find_interrupted(request.resume, request.experiment, client, terminal)
+    tags, run_id = run.data.tags, run.info.run_id
+    if tracking.RUNS not in tags or tracking.PLAN not in tags:
+        return None
+    if run.info.status == "FINISHED":
+        raise UsageError(f"this run is finished: all of its {tags[tracking.RUNS]} seeds are trained")
+    if request.target_acc is not None or request.max_epochs is not None:
+        raise UsageError("--target-acc and --max-epochs cannot change in a run of several seeds")
+    children = {
+        json.loads(child.data.tags[tracking.PLAN])["seed"]: child.info.run_id
+        for child in tracking.find_children(client, run)
+    }
+    plan = json.loads(tags[tracking.PLAN])
+    return Repeated(run_id, plan, int(tags[tracking.RUNS]), tags[tracking.COMMAND], children)
+
+
 def find_resumed(reference: str, experiment: str, client: Any, folder: Path, terminal: Terminal) -> Resumed:
     """The run of this reference, its checkpoints copied into ``folder``.
 
@@ -67,15 +111,8 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
         RunNotFound, TrackingError, CheckpointError: there is nothing to go on with.
         UsageError: another process is at work on it.
     """
-    run = tracking.find_run(client, reference, experiment, unfinished=True)
+    run = _find_interrupted(reference, experiment, client, terminal)
     run_id = run.info.run_id
-    if tracking.is_alive(run):
-        raise UsageError(f"run {run_id[:8]} is still being trained ({run.data.tags[tracking.PROCESS]})")
-    for journal in tracking.left_behind():
-        if journal.header["run_id"] == run_id:
-            for problem in tracking.sync(journal):
-                terminal.warn(f"not recorded: {problem}")
-    run = client.get_run(run_id)  # which may have had its end among that
     known = run_id, run.info.status
     has_params, hardware = bool(run.data.params), run.data.tags.get("hardware", "")
     there = {Path(str(file.path)).stem for file in client.list_artifacts(run_id, "checkpoints")}
@@ -99,6 +136,24 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
     if tracking.PLAN not in run.data.tags or "best" in there:
         raise damaged or CheckpointError(f"run {run_id[:8]} holds no checkpoint to go on with")
     return Resumed(*known, json.loads(run.data.tags[tracking.PLAN]), has_params, hardware)
+
+
+def _find_interrupted(reference: str, experiment: str, client: Any, terminal: Terminal) -> Any:
+    """The run, once everything is recorded that a process has left behind which is gone.
+
+    Raises:
+        RunNotFound: there is none.
+        UsageError: another process is at work on it.
+    """
+    run = tracking.find_run(client, reference, experiment, unfinished=True)
+    run_id = run.info.run_id
+    if tracking.is_alive(run):
+        raise UsageError(f"run {run_id[:8]} is still being trained ({run.data.tags[tracking.PROCESS]})")
+    for journal in tracking.left_behind():
+        if journal.header["run_id"] == run_id:
+            for problem in tracking.sync(journal):
+                terminal.warn(f"not recorded: {problem}")
+    return client.get_run(run_id)  # which may have had its end among that
 
 
 def _add_best(client: Any, run: Any, latest: Path, folder: Path, there: set[str], terminal: Terminal) -> None:

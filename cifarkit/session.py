@@ -22,7 +22,8 @@ from cifarkit.recipes import Recipe
 from cifarkit.request import FitRequest
 from cifarkit.results import EpochRow, FitResult, to_json
 from cifarkit.resuming import Resumed, as_it_was, find_resumed
-from cifarkit.subjects import Subject, scratch
+from cifarkit.scratch import scratch
+from cifarkit.subjects import Subject
 from cifarkit.training import lr_find
 from cifarkit.training.checkpoints import load_checkpoint, read_rates
 from cifarkit.training.data import Data
@@ -102,7 +103,11 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
             terminal.say(resumed.describe())
             if resumed.hardware != hardware.describe():
                 terminal.say(f"so far it ran on {resumed.hardware}: here, rounding will differ")
-        training = train(request, recipe, data, hardware, recorder, terminal, resumed)
+        try:
+            training = train(request, recipe, data, hardware, recorder, terminal, resumed)
+        except Stopped:
+            terminal.say(f"go on with `{request.resuming(run_id)}`")
+            raise
         try:
             report(training, data, hardware, recorder, terminal)
         except Stopped:
@@ -160,26 +165,13 @@ def train(
                 data,
                 hardware,
                 checkpoints,
-                seed=request.seed,
-                target_acc=request.target_acc,
-                max_epochs=request.max_epochs,
-                workers=request.workers,
-                deterministic=request.deterministic,
-                compile=request.compile,
                 resume=resume,
                 observers=[shown, recorder, uploader],
+                **request.shaping(),
             )
     except Stopped:
         terminal.say(f"stopped after {plural(len(shown.rows), 'epoch')}{shown.stopped}")
-        terminal.say(f"go on with `{request.resuming(recorder.run_id)}`")
         raise
-    run = recorder.run_id
-    result = replace(
-        result,
-        run_id=run,
-        best_checkpoint=f"runs:/{run}/checkpoints/best.ckpt",
-        last_checkpoint=f"runs:/{run}/checkpoints/last.ckpt",
-    )
     recorder.log_metrics(
         {
             "best_val_acc": result.best_val_acc,
@@ -189,7 +181,13 @@ def train(
         },
         step=result.epochs,
     )
-    return Training(result, recipe, checkpoints, out)
+    return Training(in_run(result, recorder.run_id), recipe, checkpoints, out)
+
+
+def in_run(result: FitResult, run_id: str) -> FitResult:
+    """A result whose checkpoints are those that a run holds."""
+    best, last = (f"runs:/{run_id}/checkpoints/{name}.ckpt" for name in ("best", "last"))
+    return replace(result, run_id=run_id, best_checkpoint=best, last_checkpoint=last)
 
 
 def _epoch_table(

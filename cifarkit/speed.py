@@ -15,8 +15,8 @@ from cifarkit.errors import UsageError
 from cifarkit.optim.schedules import PATIENCE
 from cifarkit.recipes import Recipe
 from cifarkit.results import BenchResult, BenchRow, FitResult, to_json
+from cifarkit.scratch import scratch
 from cifarkit.session import Uploader
-from cifarkit.subjects import scratch
 from cifarkit.training import bench, lr_find
 from cifarkit.training.callbacks import Observer
 from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, load_data

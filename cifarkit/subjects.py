@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.data.datasets import find_dataset
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.loading import load_split
-from cifarkit.errors import CheckpointError, CifarkitError, UnknownName, UsageError
+from cifarkit.errors import CheckpointError, UnknownName, UsageError
 from cifarkit.training.checkpoints import Checkpoint, Story, load_checkpoint
 
 Progress = Callable[[int, int], None]
@@ -147,18 +146,6 @@ def checkpoint_of_run(client: Any, run: Any, folder: Path, name: str = "best") -
         TrackingError: the run holds none.
     """
     return tracking.fetch_artifact(client, run.info.run_id, f"checkpoints/{name}.ckpt", folder)
-
-
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder that goes away.
-
-    Raises:
-        CifarkitError: there is no room for one.
-    """
-    try:
-        return tempfile.TemporaryDirectory(prefix="cifarkit-")
-    except OSError as error:
-        raise CifarkitError(f"no temporary folder can be made ({error.strerror}); set TMPDIR") from error
 
 
 # -- checks that cost nothing, before what takes long ---------------------------------------------

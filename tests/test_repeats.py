@@ -21,3 +21,9 @@ def test_one_value_has_no_interval() -> None:
         None,
         None,
     )
+
+
+def test_an_interval_ends_where_its_values_do() -> None:
+    of_two = spread([0.8, 0.9], most=1.0)
+    assert (of_two.low, of_two.high) == (pytest.approx(0.85 - 12.7062 * 0.05, abs=1e-4), 1.0)
+    assert spread([1.0, 9.0]).low == 0.0

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -283,6 +283,42 @@ def test_a_file_that_replaces_itself_is_not_deleted(tmp_path: Path) -> None:
         journal.add("artifact", path="last.ckpt", place="checkpoints", delete=True)
     assert (tmp_path / "last.ckpt").read_text() == "the same epoch again"
     assert len(journal.pending) == 1
+
+
+@pytest.mark.parametrize("survived", range(4))
+def test_killed_while_one_file_replaces_another(
+    survived: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it still did: a file waits to be sent, and no file is waited for that is gone."""
+
+    class Killed(BaseException):
+        pass
+
+    left = [survived]
+
+    def mortal(step: Callable[..., None]) -> Callable[..., None]:
+        def take(*arguments: Any) -> None:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            step(*arguments)
+
+        return take
+
+    journal = Journal(tmp_path)
+    journal.open("run", "uri", "process")
+    for epoch in (1, 2):
+        (tmp_path / str(epoch)).mkdir()
+        (tmp_path / str(epoch) / "last.ckpt").write_text(f"epoch {epoch}")
+    journal.add("artifact", path="1/last.ckpt", place="checkpoints", delete=True)
+    monkeypatch.setattr(Journal, "_write", mortal(Journal._write))
+    monkeypatch.setattr(Path, "unlink", mortal(Path.unlink))
+    with pytest.raises(Killed) if survived < 3 else nullcontext():
+        journal.add("artifact", path="2/last.ckpt", place="checkpoints", delete=True)
+    pending = Journal(tmp_path).pending
+    assert pending
+    assert all((tmp_path / entry.content["path"]).exists() for entry in pending)
+    assert [entry.content["path"] for entry in pending][-1] == f"{1 if survived == 0 else 2}/last.ckpt"
 
 
 def test_a_run_that_was_silent_for_long_is_running_again(
@@ -869,6 +905,22 @@ def test_a_diverged_run_is_not_the_last_to_go_on(client: Any, add_run: Any, with
     diverged = {tracking.ERROR: "the loss has diverged (epoch 1, step 2); try a lower --lr"}
     with_checkpoint(add_run("FAILED", tags=FIT | diverged))
     assert found(client, "last", unfinished=True) == killed
+
+
+def test_one_of_several_seeds_goes_on_with_the_others(client: Any, add_run: Any) -> None:
+    parent = add_run("KILLED", tags=FIT | {tracking.PLAN: "{}"})
+    child = add_run("KILLED", tags=FIT | {tracking.PLAN: "{}", tracking.PARENT: parent})
+    assert found(client, "last", unfinished=True) == parent
+    assert found(client, child[:8], unfinished=True) == child
+    (only,) = tracking.find_children(client, client.get_run(parent))
+    assert only.info.run_id == child
+
+
+def test_that_the_latest_is_finished_is_said(client: Any, add_run: Any) -> None:
+    add_run()
+    latest = add_run()
+    with pytest.raises(RunNotFound, match=f"the latest, run {latest[:8]}, is finished"):
+        found(client, "last", unfinished=True)
 
 
 def test_a_new_run_ends_those_that_vanished(client: Any, add_run: Any, recorder: RunRecorder) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from cifarkit.analysis.predictions import Predictions
 from cifarkit.results import CalibrationBin, ClassScore, Evaluation
+from cifarkit.training.totals import accuracy_interval
 
 CALIBRATION_BINS = 15
 
@@ -29,8 +29,8 @@ def evaluate(
         labels, predicted, labels=names, zero_division=0.0
     )
     bins = calibration_bins(predictions)
-    right = predicted == labels
-    low, high = binomtest(int(right.sum()), len(labels)).proportion_ci(0.95, method="wilson")
+    top1 = float((predicted == labels).mean())
+    low, high = accuracy_interval(top1, len(labels))
     return Evaluation(
         run_id=run_id,
         dataset=dataset,
@@ -38,9 +38,9 @@ def evaluate(
         model=model,
         tta=tta,
         samples=len(labels),
-        top1=float(right.mean()),
-        top1_low=float(low),
-        top1_high=float(high),
+        top1=top1,
+        top1_low=low,
+        top1_high=high,
         top5=top_k(predictions, 5),
         loss=float(predictions.losses.mean()),
         ece=sum(b.samples * abs(b.accuracy - b.confidence) for b in bins) / len(labels),

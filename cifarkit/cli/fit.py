@@ -151,8 +151,10 @@ def fit(
     what = f"{chosen.name} on {source.name}: " if resume is None else ""
     with terminal.busy(f"{what}loading torch, Lightning and MLflow"):
         from cifarkit.data.loading import default_data_dir
+        from cifarkit.followers import is_follower
         from cifarkit.repeats import run_fits
         from cifarkit.request import FitRequest
+        from cifarkit.resuming import find_repeated
         from cifarkit.session import run_fit
 
     request = FitRequest(
@@ -174,8 +176,12 @@ def fit(
         run_name=run_name,
         tracking_uri=tracking_uri,
     )
-    if runs > 1 and resume is None:
-        _tell_runs(terminal, run_fits(request, runs, terminal))
+    repeated = None
+    if resume is not None and not is_follower():
+        with terminal.busy("looking up the run to go on with"):
+            repeated = find_repeated(request, terminal)
+    if repeated or (runs > 1 and resume is None):
+        _tell_runs(terminal, run_fits(request, runs, terminal, repeated))
         return
     result = run_fit(request, terminal)
     _say(terminal, result)
@@ -281,8 +287,9 @@ def _tell_runs(terminal: Terminal, summary: FitRuns) -> None:
 
 def _say(terminal: Terminal, result: FitResult) -> None:
     terminal.say(
-        f"best {result.val_split} accuracy {percent(result.best_val_acc)} in epoch {result.best_epoch} of "
-        f"{result.epochs}; {duration(result.train_seconds)} of training"
+        f"best {result.val_split} accuracy {percent(result.best_val_acc)} "
+        f"({percent(result.best_val_acc_low)} to {percent(result.best_val_acc_high)} with 95% confidence) "
+        f"in epoch {result.best_epoch} of {result.epochs}; {duration(result.train_seconds)} of training"
     )
     if result.time_to_target_seconds is not None:
         terminal.say(f"target reached after {duration(result.time_to_target_seconds)}")

@@ -48,7 +48,8 @@ def opened(
         find_dataset(dataset)
     with terminal.busy("loading torch"):
         from cifarkit.reports import Folder
-        from cifarkit.subjects import checkpoint_of_run, open_subject, scratch
+        from cifarkit.scratch import scratch
+        from cifarkit.subjects import checkpoint_of_run, open_subject
         from cifarkit.training.hardware import choose_hardware
 
         hardware = choose_hardware(gpus)

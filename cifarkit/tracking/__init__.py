@@ -6,17 +6,20 @@ dead server never holds up a training.
 
 from __future__ import annotations
 
-from cifarkit.tracking.environment import environment_tags
+from cifarkit.tracking.environment import COMMAND, environment_tags
 from cifarkit.tracking.journal import Journal, left_behind, noted_ends
 from cifarkit.tracking.model import save_model
 from cifarkit.tracking.recorder import RunRecorder, recording, sync
 from cifarkit.tracking.runs import (
     ERROR,
     KIND,
+    PARENT,
     PLAN,
     PROCESS,
+    RUNS,
     count_look,
     end_vanished,
+    find_children,
     find_run,
     is_alive,
     list_fits,
@@ -33,10 +36,13 @@ from cifarkit.tracking.store import (
 )
 
 __all__ = [
+    "COMMAND",
     "ERROR",
     "KIND",
+    "PARENT",
     "PLAN",
     "PROCESS",
+    "RUNS",
     "Journal",
     "RunRecorder",
     "add_artifacts",
@@ -47,6 +53,7 @@ __all__ = [
     "environment_tags",
     "experiment_id",
     "fetch_artifact",
+    "find_children",
     "find_run",
     "is_alive",
     "left_behind",

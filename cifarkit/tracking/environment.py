@@ -12,13 +12,16 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cifarkit import __version__
 
+# Tag: what was typed.
+COMMAND = "cifarkit.command"
+
 RECORDED_VERSIONS = ("torch", "torchvision", "pytorch-lightning", "albumentations", "mlflow", "numpy")
 
 
 def environment_tags() -> dict[str, str]:
     """Tags every run carries: the command line, versions, git commit, host and processor count."""
     tags = {
-        "cifarkit.command": shlex.join(["cifarkit", *sys.argv[1:]]),
+        COMMAND: shlex.join(["cifarkit", *sys.argv[1:]]),
         "cifarkit.version": __version__,
         "host": platform.node(),
         "python": platform.python_version(),

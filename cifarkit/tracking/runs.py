@@ -11,10 +11,12 @@ from cifarkit.results import RunRow
 from cifarkit.tracking.processes import VANISHED_SECONDS, describe, is_process, on_this_host
 from cifarkit.tracking.store import check_name, tracking_error
 
-# Tags: what kind of run it is, what was asked for, why it failed, the process that writes it and when
-# that was last seen at work, in seconds since 1970.
+# Tags: what kind of run it is, what was asked for, of how many seeds and of which run of several seeds it is
+# one, why it failed, the process that writes it and when that was last seen at work, in seconds since 1970.
 KIND = "cifarkit.kind"
 PLAN = "cifarkit.plan"
+RUNS = "cifarkit.runs"
+PARENT = "mlflow.parentRunId"
 ERROR = "cifarkit.error"
 PROCESS = "cifarkit.process"
 HEARTBEAT = "cifarkit.heartbeat"
@@ -48,11 +50,12 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
     runs = _fits(client, found.experiment_id) if found is not None else []
     if reference == "last" and unfinished:
         for run in runs:
-            over = run.info.status == "FINISHED" or _would_diverge(run)
+            # One of several seeds goes on with the others.
+            over = run.info.status == "FINISHED" or _would_diverge(run) or PARENT in run.data.tags
             if not over and not is_alive(run) and can_go_on(client, run):
                 return run
-        finished = any(run.info.status == "FINISHED" for run in runs)
-        why = "all that can be gone on with are finished" if finished else "nothing to go on with"
+        finished = [run.info.run_id[:8] for run in runs if run.info.status == "FINISHED"]
+        why = f"the latest, run {finished[0]}, is finished" if finished else "nothing to go on with"
         raise RunNotFound(f"no interrupted fit in the experiment {experiment!r}: {why}")
     if reference in ("last", "best"):
         fits = [run for run in runs if run.info.status == "FINISHED"]
@@ -69,6 +72,18 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
     latest = ", ".join(run.info.run_id[:8] for run in runs[:3]) or "none"
     what = f"{len(matches)} runs start with" if matches else "no run has the id"
     raise RunNotFound(f"{what} {reference!r} in the experiment {experiment!r}; the latest are: {latest}")
+
+
+def find_children(client: Any, run: Any) -> list[Any]:
+    """The runs of the seeds of which a run is made, the earliest first."""
+    return list(
+        client.search_runs(
+            [run.info.experiment_id],
+            filter_string=f"tags.`{PARENT}` = '{run.info.run_id}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=1000,
+        )
+    )
 
 
 def _would_diverge(run: Any) -> bool:

@@ -28,6 +28,7 @@ from cifarkit.training.checkpoints import CheckpointFiles, Story, StoryKeeper, r
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.hardware import Hardware, reuse_freed_memory
 from cifarkit.training.module import Classifier
+from cifarkit.training.totals import accuracy_interval
 
 
 def fit(
@@ -210,6 +211,7 @@ def _result(
     folder: Path,
 ) -> FitResult:
     best = max(rows, key=merit)
+    low, high = accuracy_interval(best.val_acc, len(data.val))
     reached = [row for row in rows if target_acc is not None and row.val_acc >= target_acc]
     return FitResult(
         run_id=None,
@@ -224,6 +226,8 @@ def _result(
         epochs=len(rows),
         best_epoch=best.epoch,
         best_val_acc=best.val_acc,
+        best_val_acc_low=low,
+        best_val_acc_high=high,
         last_val_acc=rows[-1].val_acc,
         target_acc=target_acc,
         target_reached=None if target_acc is None else bool(reached),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +84,20 @@ def test_damaged_file(tiny, harm, tmp_path):
         tiny.dataset.load(tmp_path, "test")
     assert "\n" not in str(caught.value)
     assert [file.status for file in verify(tiny.dataset, tmp_path).files].count("damaged") == 1
+
+
+def test_a_file_that_grew_is_not_read(tiny, tmp_path, monkeypatch):
+    """It may be larger than the memory."""
+    tiny.write(tmp_path)
+    file = tiny.source.test[0]
+    if file.size is None:
+        pytest.skip("its size was not published")
+    with tiny.path(tmp_path, file.name).open("r+b") as grown:
+        grown.truncate(2**40)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail(f"read {self}"))
+    content, check = file.read(tiny.path(tmp_path, file.name).parent)
+    assert (content, check.status) == (b"", "damaged")
+    assert f"{2**40} instead of {file.size} bytes" in check.detail
 
 
 def test_unreadable_file(tiny, tmp_path):

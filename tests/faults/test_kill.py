@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -109,6 +110,29 @@ def test_stopped_at_many_random_moments(
         moments = [(draw.random(), number) for _ in range(3)]
         stops[number] += stopped_and_resumed(start, folder, reference, moments)
         trial += 1
+
+
+def test_several_seeds_go_on_with_the_one_that_was_killed(
+    start: Start, tmp_path: Path, reference: tuple[Store, str, float]
+) -> None:
+    """The second seed is the reference's."""
+    process = start(*FIT[:-1], "2", "--runs", "2", folder=tmp_path)
+    process.until(lambda: "\n    2 " in process.said.partition("seed 3")[2])
+    process.kill()
+    store = Store(tmp_path)
+    parent, first, second = store.runs
+    process = start(*RESUME, "last", folder=tmp_path)
+    assert process.wait() == 0, process.said
+    assert process.said.count("\n    4 ") == 2  # the first seed was not trained again
+    assert list(store.runs.items()) == [(run, "FINISHED") for run in (parent, first, second)]
+    assert_same_training(store, second, reference[0], reference[1], with_figures=False)
+    assert {"reports/runs.json", "figures/curves.png", "model/MLmodel"} <= store.files(parent)
+    summary = json.loads((store.artifacts(parent) / "reports" / "runs.json").read_text())
+    assert [(fit["seed"], fit["run_id"]) for fit in summary["fits"]] == [(2, first), (3, second)]
+    assert "--runs 2" in summary["evidence"]["command"]
+    process = start(*RESUME, parent, folder=tmp_path)
+    assert process.wait() == 2
+    assert "this run is finished" in process.said
 
 
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
