@@ -107,7 +107,9 @@ class Terminal:
 
     def answer(self, record: Any, line: str) -> None:
         """The command's result on stdout: the record as JSON, or its one line."""
-        print(to_json(record) if self.json else line, flush=True)
+        text = to_json(record) if self.json else line
+        if text:  # a list may have nothing in it
+            print(text, flush=True)
 
 
 def percent(share: float) -> str:

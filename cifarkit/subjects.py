@@ -11,13 +11,13 @@ import torch
 
 from cifarkit import tracking
 from cifarkit.analysis import gradcam
-from cifarkit.analysis.misclassified import SORTS, class_index
+from cifarkit.analysis.misclassified import class_index
 from cifarkit.analysis.predictions import Predictions, predict
 from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.data.datasets import find_dataset
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.loading import load_split
-from cifarkit.errors import CheckpointError, UnknownName, UsageError
+from cifarkit.errors import CheckpointError, UsageError
 from cifarkit.training.checkpoints import Checkpoint, Story, load_checkpoint
 
 Progress = Callable[[int, int], None]
@@ -151,10 +151,8 @@ def checkpoint_of_run(client: Any, run: Any, folder: Path, name: str = "best") -
 # -- checks that cost nothing, before what takes long ---------------------------------------------
 
 
-def check_choices(subject: Subject, sort: str, true_class: str | None, pred_class: str | None) -> None:
+def check_classes(subject: Subject, true_class: str | None, pred_class: str | None) -> None:
     """Raises: UnknownName, UsageError."""
-    if sort not in SORTS:
-        raise UnknownName("sort order", sort, SORTS)
     for name in (true_class, pred_class):
         if name is not None:
             class_index(subject.story.preprocessing.classes, name)
@@ -162,10 +160,8 @@ def check_choices(subject: Subject, sort: str, true_class: str | None, pred_clas
         raise UsageError(f"an image of {true_class} that is taken for {true_class} is no mistake")
 
 
-def check_cam(subject: Subject, method: str, layer: str | None) -> None:
+def check_layer(subject: Subject, layer: str | None) -> None:
     """Raises: UnknownName, UsageError."""
-    if method not in gradcam.METHODS:
-        raise UnknownName("method", method, gradcam.METHODS)
     preprocessing = subject.story.preprocessing
     one = torch.zeros(1, preprocessing.image_shape[0], preprocessing.side, preprocessing.side)
     gradcam.find_layer(subject.checkpoint.network, one, layer)

@@ -12,25 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cifarkit.analysis import METHODS
 from cifarkit.errors import UnknownName, UsageError
 from cifarkit.models import one_view
 
 GOOD_MAP_SIDE, LEAST_MAP_SIDE = 8, 4
 CONSTANT_SPREAD = 1e-6
 BATCH = 20
-
-# Names on the command line to classes of pytorch_grad_cam.
-METHODS: dict[str, str] = {
-    "gradcam": "GradCAM",
-    "gradcam++": "GradCAMPlusPlus",
-    "hirescam": "HiResCAM",
-    "layercam": "LayerCAM",
-    "xgradcam": "XGradCAM",
-    "eigencam": "EigenCAM",
-    "eigengradcam": "EigenGradCAM",
-    "scorecam": "ScoreCAM",
-    "ablationcam": "AblationCAM",
-}
 
 
 def map_sides(network: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cifarkit.analysis import SORTS
 from cifarkit.analysis.predictions import Predictions
 from cifarkit.errors import UnknownName
 from cifarkit.results import Mistake
-
-SORTS = ("confidence", "loss", "index")
 
 
 def find_mistakes(

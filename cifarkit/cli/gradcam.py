@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from cifarkit.analysis import METHODS
 from cifarkit.cli import options, subject
 from cifarkit.console import Terminal, plural
-from cifarkit.errors import UsageError
+from cifarkit.errors import DataError, UnknownName, UsageError
 
 
 def gradcam(
@@ -51,6 +52,11 @@ def gradcam(
     """Draw class activation maps over misclassified images. Stdout gets the figure's path."""
     if sum(map(bool, (files, index, correct))) > 1:
         raise UsageError("choose one of image files, --index and --correct")
+    if method not in METHODS:
+        raise UnknownName("method", method, METHODS)
+    for file in files or ():
+        if not file.exists():
+            raise DataError(f"{file}: no such file")
     terminal = Terminal(json=json, quiet=quiet)
     with subject.opened(
         terminal,
@@ -66,9 +72,9 @@ def gradcam(
         files=bool(files),
     ) as (network, out, hardware):
         from cifarkit.reports import choose_images, report_cams
-        from cifarkit.subjects import check_cam
+        from cifarkit.subjects import check_layer
 
-        check_cam(network, method, layer)
+        check_layer(network, layer)
         with terminal.progress(f"choosing images of {network.label}") as update:
             chosen = choose_images(
                 network,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from cifarkit.analysis import SORTS
 from cifarkit.cli import options, subject
 from cifarkit.console import Terminal
+from cifarkit.errors import UnknownName
 
 Sort = Annotated[str, options.option("--sort", "confidence, loss or index.")]
 TrueClass = Annotated[
@@ -39,6 +41,8 @@ def misclassified(
     debug: options.Debug = False,
 ) -> None:
     """Draw misclassified images, list all as CSV and JSON. Stdout gets the figure's path."""
+    if sort not in SORTS:
+        raise UnknownName("sort order", sort, SORTS)
     terminal = Terminal(json=json, quiet=quiet)
     with subject.opened(
         terminal,
@@ -53,9 +57,9 @@ def misclassified(
         gpus=gpus,
     ) as (network, out, hardware):
         from cifarkit.reports import report_mistakes
-        from cifarkit.subjects import check_choices
+        from cifarkit.subjects import check_classes
 
-        check_choices(network, sort, true, pred)
+        check_classes(network, true, pred)
         with terminal.progress(f"predicting {network.label}") as update:
             predictions = network.predict(device=hardware.device, on_batch=update)
         result = report_mistakes(

@@ -53,7 +53,8 @@ CheckpointFile = Annotated[
 Split = Annotated[str | None, option("--split", "train, val or test.", show_default="the validation split")]
 Output = Annotated[Path, option("--output", "Folder for figures and reports.")]
 Gpus = Annotated[
-    int | None, option("--gpus", "GPUs to use; 0 is the CPU.", show_default="those that are there")
+    int | None,
+    option("--gpus", "GPUs to use; 0 is the CPU.", show_default="those that are there", min=0),
 ]
 Precision = Annotated[
     str | None,

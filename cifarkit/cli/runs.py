@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -36,7 +37,7 @@ def list_(
         client = tracking.connect(tracking_uri)
         runs = tracking.list_fits(client, experiment, limit, tracking.noted_ends())
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("run", "status", "name"):
+    for heading in ("run", "began", "status", "name"):
         table.add_column(heading, no_wrap=True)
     for heading in ("accuracy", "training"):
         table.add_column(heading, justify="right")
@@ -44,7 +45,9 @@ def list_(
     for run in runs:
         accuracy = "" if run.val_acc is None else percent(run.val_acc)
         took = "" if run.train_seconds is None else duration(run.train_seconds)
-        table.add_row(run.run_id[:8], run.status, run.name, accuracy, took, run.reason or "")
+        began = datetime.fromtimestamp(run.started_milliseconds / 1000)
+        words = run.run_id[:8], f"{began:%Y-%m-%d %H:%M}", run.status, run.name
+        table.add_row(*words, accuracy, took, run.reason or "")
     terminal.show(table)
     terminal.answer(RunTable(tuple(runs)), "\n".join(run.run_id for run in runs))
 

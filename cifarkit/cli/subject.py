@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifarkit.console import Terminal
-from cifarkit.errors import TrackingError, UsageError
+from cifarkit.errors import CheckpointError, TrackingError, UsageError
 
 if TYPE_CHECKING:
     from cifarkit.reports import Folder
@@ -38,6 +38,7 @@ def opened(
 
     Raises:
         UsageError: both a run and a checkpoint file.
+        CheckpointError: no such file.
     """
     from cifarkit.data.datasets import find_dataset
     from cifarkit.data.loading import default_data_dir
@@ -46,6 +47,8 @@ def opened(
         raise UsageError("--run and --checkpoint (or their variables): choose one")
     if dataset is not None:
         find_dataset(dataset)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise CheckpointError(f"no checkpoint at {checkpoint}")
     with terminal.busy("loading torch"):
         from cifarkit.reports import Folder
         from cifarkit.scratch import scratch

@@ -208,7 +208,7 @@ class CheckpointFiles(TorchCheckpointIO):
                 if shutil.disk_usage(folder).free < 2**20:
                     why = os.strerror(errno.ENOSPC)  # which torch's writer does not tell
             raise CheckpointError(
-                f"no checkpoint can be written in {folder} ({why}); those of the epochs before are kept"
+                f"no checkpoint can be written in {folder} ({why}); what was saved before is kept"
             ) from error
         then()
 

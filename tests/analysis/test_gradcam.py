@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cifarkit.analysis import METHODS
 from cifarkit.analysis.gradcam import (
-    METHODS,
     class_maps,
     default_layer,
     find_layer,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cifarkit.analysis.misclassified import SORTS, find_mistakes, to_csv
+from cifarkit.analysis import SORTS
+from cifarkit.analysis.misclassified import find_mistakes, to_csv
 from cifarkit.analysis.predictions import Predictions
 from cifarkit.errors import UnknownName
 from cifarkit.results import Mistake

@@ -119,7 +119,7 @@ def test_a_full_disk_keeps_the_checkpoints_before(
 
         monkeypatch.setattr(torch, "save", full)
 
-    with pytest.raises(CheckpointError, match=r"No space left on device\); those of the epochs before"):
+    with pytest.raises(CheckpointError, match=r"No space left on device\); what was saved before"):
         fit(recipe, data, cpu, tmp_path, observers=[watcher(fill)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
     assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_behind_ends_the_training(
 
         monkeypatch.setattr(torch, "save", full)
 
-    with pytest.raises(CheckpointError, match=r"No space left on device\); those of the epochs before"):
+    with pytest.raises(CheckpointError, match=r"No space left on device\); what was saved before"):
         fit(recipe, data, cpu, tmp_path, observers=[watcher(fill)])
     assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
 
