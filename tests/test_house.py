@@ -98,6 +98,11 @@ def test_records_know_no_torch() -> None:
     assert not {n for n in imports(HOUSE / "results.py") if n.split(".")[0] in ("torch", "numpy", "cifarkit")}
 
 
+def loaded_by(program: str, *libraries: str) -> list[str]:
+    program += f"; import sys; print(*[m for m in {libraries} if m in sys.modules])"
+    return subprocess.check_output([sys.executable, "-c", program], text=True).split()
+
+
 def test_the_command_line_loads_nothing_heavy() -> None:
     heavy = (
         "torch",
@@ -109,6 +114,9 @@ def test_the_command_line_loads_nothing_heavy() -> None:
         "sklearn",
         "pytorch_grad_cam",
     )
-    program = f"import sys, cifarkit.cli; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert loaded_by("import cifarkit.cli", *heavy) == []
+
+
+def test_what_few_trainings_need_is_loaded_late() -> None:
+    program = "import cifarkit.augment.per_image; from cifarkit.models import fused; fused.available()"
+    assert loaded_by(program, "albumentations", "triton") == []

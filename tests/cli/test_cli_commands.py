@@ -89,7 +89,7 @@ def test_stdout_is_the_documented_line(command: str, cli: Cli, trained: Trained)
     assert outcome.err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"bench"}))  # has a test of its own
 def test_quiet_json_is_the_record_and_nothing_else(command: str, cli: Cli, trained: Trained) -> None:
     arguments, record, _ = COMMANDS[command]
     outcome = cli(*command.split(), *arguments, "--json", "--quiet", store=trained).succeeded()
@@ -131,7 +131,8 @@ def test_stats_as_json(cli: Cli, digits: ImageSet) -> None:
 
 def test_bench_writes_what_it_shows(cli: Cli, tmp_path: Path) -> None:
     command = ("bench", "--dataset", "digits", "--seconds", "0.1", "--output", "here", "--json")
-    outcome = cli(*command, "--workers", "1", "--target-acc", "0.5").succeeded()
+    outcome = cli(*command, "--quiet", "--workers", "1", "--target-acc", "0.5").succeeded()
+    assert outcome.err == ""
     result = outcome.validated(results.BenchResult)
     assert json.loads((tmp_path / "here" / "bench.json").read_text()) == result
     assert is_figure(result["figure"])

@@ -96,46 +96,6 @@ def test_a_signal_while_the_libraries_load(number: signal.Signals, code: int, tm
     assert Store(tmp_path).statuses == []
 
 
-def test_ctrl_c_after_the_last_epoch(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "scratch").mkdir()
-    outcome = run_until(
-        [*FIT, "1"],
-        tmp_path,
-        lambda line: "drawing the figures" in line,
-        signal.SIGINT,
-        TMPDIR=str(tmp_path / "scratch"),
-    )
-    outcome.failed(130, "interrupted")
-    assert outcome.out == ""
-    store = Store(tmp_path)
-    assert store.statuses == ["KILLED"]
-    assert list((tmp_path / "scratch").glob("cifarkit*")) == []
-    # Nothing is left to train; what is missing is drawn and exported.
-    assert cli("fit", "--resume", "last", store=store).succeeded().line == store.run_ids[0]
-    assert store.statuses == ["FINISHED"]
-    client: Any = mlflow.MlflowClient(store.uri)
-    assert ARTIFACTS - artifact_names(client, store.run_ids[0]) == set()
-    assert [step for step, _ in history(client, store.run_ids[0], "val/acc")] == [1]
-
-
-@pytest.mark.usefixtures("without_figures")
-def test_a_resumed_run_may_miss_its_target(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_until(
-        [*FIT, "4", "--target-acc", "0.9999"],
-        tmp_path,
-        lambda line: line.startswith("    1 "),
-        signal.SIGINT,
-    ).failed(130, "interrupted")
-    store = Store(tmp_path)
-    mlflow.MlflowClient(store.uri).set_tag(store.run_ids[0], "hardware", "another, 8 cores, fp32")
-    cli("fit", "--resume", "last", "--max-epochs", "3", store=store).failed(2, "planned for 4 epochs")
-    assert store.statuses == ["KILLED"]
-    monkeypatch.setenv("CIFARKIT_RUNS", "2")  # is for new trainings
-    outcome = cli("fit", "--resume", "last", store=store).failed(3, "99.99%", "4 epochs")
-    assert "so far it ran on another, 8 cores, fp32: here, rounding will differ" in outcome.err
-    assert store.statuses == ["FINISHED"]
-
-
 def test_resume_last_finishes_the_same_run(cli: Cli, interrupted: tuple[Store, Screen]) -> None:
     store, _ = interrupted
     (run_id,) = store.run_ids

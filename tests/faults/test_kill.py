@@ -45,6 +45,7 @@ def seconds_of_a_training(start: Start, folder: Path) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.slow  # those that were stopped are equal, too
 def test_two_trainings_are_equal(start: Start, tmp_path: Path, reference: tuple[Store, str, float]) -> None:
     seconds_of_a_training(start, tmp_path)
     store = Store(tmp_path)

