@@ -40,14 +40,16 @@ def list_(
     for heading in ("run", "began", "status", "name"):
         table.add_column(heading, no_wrap=True)
     for heading in ("accuracy", "training"):
-        table.add_column(heading, justify="right")
-    table.add_column("why it failed")
+        table.add_column(heading, justify="right", min_width=len(heading))
+    failed = any(run.reason for run in runs)
+    if failed:
+        table.add_column("why it failed", min_width=20)
     for run in runs:
         accuracy = "" if run.val_acc is None else percent(run.val_acc)
         took = "" if run.train_seconds is None else duration(run.train_seconds)
         began = datetime.fromtimestamp(run.started_milliseconds / 1000)
         words = run.run_id[:8], f"{began:%Y-%m-%d %H:%M}", run.status, run.name
-        table.add_row(*words, accuracy, took, run.reason or "")
+        table.add_row(*words, accuracy, took, *([run.reason or ""] if failed else []))
     terminal.show(table)
     terminal.answer(RunTable(tuple(runs)), "\n".join(run.run_id for run in runs))
 
