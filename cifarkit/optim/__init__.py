@@ -66,6 +66,9 @@ def _trainable(network: nn.Module) -> list[nn.Parameter]:
     return [p for p in network.parameters() if p.requires_grad]
 
 
+# What the parameter groups of an optimiser hold, where there are several.
+GROUPS: dict[str, tuple[str, ...]] = {"muon": ("filters", "biases", "head")}
+
 OPTIMIZERS: dict[str, Callable[[nn.Module, float, float, int, bool], Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,

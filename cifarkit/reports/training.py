@@ -14,6 +14,7 @@ from cifarkit import figures
 from cifarkit.augment.batched import Batched
 from cifarkit.augment.policies import find_policy
 from cifarkit.data.image_set import ImageSet
+from cifarkit.optim import GROUPS
 from cifarkit.pipeline import Preprocessing, as_tensors
 from cifarkit.recipes import Recipe
 from cifarkit.reports.folder import Folder
@@ -77,8 +78,10 @@ def report_training(
     out.figure("curves", figures.training_curves(result.rows, result.target_acc, title))
     epochs = [epoch + i / len(steps) for epoch, steps in enumerate(lrs) for i in range(len(steps))]
     groups = list(zip(*(step for steps in lrs for step in steps), strict=True))
-    series: Any = {f"group {i}": rates for i, rates in enumerate(groups)}
-    series = series if len(groups) > 1 else groups[0]
+    names = GROUPS.get(recipe.optimizer, ())
+    if len(names) != len(groups):  # a network without one of them
+        names = tuple(f"group {i + 1}" for i in range(len(groups)))
+    series: Any = dict(zip(names, groups, strict=True)) if len(groups) > 1 else groups[0]
     out.figure("learning_rate", figures.lr_schedule(series, epochs, title))
     first = data.train.take(_across_classes(data.train.labels, 40))
     titles = [first.classes[label] for label in first.labels]
