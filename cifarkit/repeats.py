@@ -80,9 +80,9 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repea
         except Stopped:
             terminal.say(f"go on with `{request.resuming(run_id)}`")
             raise
-        parent.log_params(
-            params(request, recipe, data, hardware) | {"seed": f"{seeds[0]}-{seeds[-1]}", "runs": runs}
-        )
+        if not (repeated and repeated.has_params):
+            in_common = params(request, recipe, data, hardware)
+            parent.log_params(in_common | {"seed": f"{seeds[0]}-{seeds[-1]}", "runs": runs})
         best = max(trainings, key=lambda training: training.result.best_val_acc)
         command = repeated.command if repeated else tracking.environment_tags()[tracking.COMMAND]
         summary = summarise([training.result for training in trainings], hardware.device, command)
@@ -135,7 +135,8 @@ def _child(
             training.out.report("fit.json", to_json(training.result))
             recorder.log_reports(training.out.written)
             # The child's folder goes with its end; the parent reports from the best one's weights.
-            training = replace(training, checkpoints=shutil.copytree(training.checkpoints, kept / "ended"))
+            ended = shutil.copytree(training.checkpoints, kept / "ended", dirs_exist_ok=True)
+            training = replace(training, checkpoints=ended)
     result = training.result
     terminal.say(
         f"{result.val_split} accuracy {percent(result.last_val_acc)} after "

@@ -64,6 +64,7 @@ class Repeated:
     Attributes:
         plan: what shapes its trainings (`FitRequest.plan`), from the first seed on.
         runs: how many seeds it was to have.
+        has_params: whether its parameters are recorded.
         command: that began it.
         children: run ids of those that have begun, by seed.
     """
@@ -71,6 +72,7 @@ class Repeated:
     run_id: str
     plan: dict[str, Any]
     runs: int
+    has_params: bool
     command: str
     children: dict[int, str]
 
@@ -98,7 +100,8 @@ def find_repeated(request: FitRequest, terminal: Terminal) -> Repeated | None:
         for child in tracking.find_children(client, run)
     }
     plan = json.loads(tags[tracking.PLAN])
-    return Repeated(run_id, plan, int(tags[tracking.RUNS]), tags[tracking.COMMAND], children)
+    runs, has_params = int(tags[tracking.RUNS]), bool(run.data.params)
+    return Repeated(run_id, plan, runs, has_params, tags[tracking.COMMAND], children)
 
 
 def find_resumed(reference: str, experiment: str, client: Any, folder: Path, terminal: Terminal) -> Resumed:
