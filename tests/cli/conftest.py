@@ -54,9 +54,8 @@ def cli(
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training takes less time than the figures after it, which are the business of other tests."""
-    import cifarkit.repeats  # noqa: F401  # which would keep what it imports from there
-
-    monkeypatch.setattr("cifarkit.session.report", lambda *arguments: None)
+    for user in ("session", "repeats"):
+        monkeypatch.setattr(f"cifarkit.{user}.report", lambda *arguments: None)
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,7 @@ def test_a_run_whose_images_have_changed_is_not_touched(cli: Cli, tmp_path: Path
     assert "[/x] [red]" in listed.err
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> None:
     options = (*FIT, "--epochs", "2", "--val-size", "200")
     command = (*options, "--seed", "3", "--runs", "2")
@@ -128,8 +129,7 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
         assert [step for step, _ in history(client, fit["run_id"], "val/acc")] == [1, 2]
         assert {"checkpoints/best.ckpt", "reports/fit.json"} <= artifact_names(client, fit["run_id"])
     names = artifact_names(client, summary["run_id"])
-    assert {"checkpoints/best.ckpt", "reports/runs.json", "figures/misclassified.png"} <= names
-    assert "model/MLmodel" in names
+    assert "checkpoints/best.ckpt" in names  # tests/faults looks at its figures and reports
     # The parent is asked like any other run, and answers with the best of its trainings.
     best = max(fit["best_val_acc"] for fit in fits)
     assert cli("eval").succeeded().line == f"{best:.4f}"
@@ -155,10 +155,11 @@ def test_a_slow_loader_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(PerImage, "__call__", slow)
     outcome = cli(*FIT, "--epochs", "2", "--workers", "0").succeeded()
     assert outcome.err.count("of the time the model waited for images; raise --workers") == 1
-    quick = cli(*FIT, "--epochs", "2").succeeded()
+    quick = cli(*FIT, "--epochs", "1").succeeded()
     assert "waited" not in quick.err
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_every_option_reaches_the_run(cli: Cli, tmp_path: Path) -> None:
     options = {
         "--epochs": "2",
