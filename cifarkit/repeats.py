@@ -13,15 +13,14 @@ from pathlib import Path
 
 from cifarkit import reports, tracking
 from cifarkit.console import Terminal, duration, percent, plural
-from cifarkit.errors import Stopped, UsageError
+from cifarkit.errors import CheckpointError, Stopped, UsageError
 from cifarkit.recipes import Recipe
 from cifarkit.request import FitRequest
-from cifarkit.results import Evidence, FitResult, FitRuns, Spread, to_json
+from cifarkit.results import Evidence, FitResult, FitRuns, Spread, read_fit, to_json
 from cifarkit.resuming import Repeated, find_resumed
 from cifarkit.scratch import scratch
 from cifarkit.session import (
     Training,
-    in_run,
     log_datasets,
     params,
     report,
@@ -30,7 +29,7 @@ from cifarkit.session import (
     train,
 )
 from cifarkit.training.data import Data
-from cifarkit.training.fit import fit
+from cifarkit.training.fit import check_images, fit
 from cifarkit.training.hardware import Hardware, choose_hardware
 
 
@@ -48,8 +47,10 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repea
     """
     if repeated:
         request, runs = request.with_plan(repeated.plan), repeated.runs
+        request = replace(request, experiment=repeated.experiment, run_name=repeated.name)
     seeds = range(request.seed, request.seed + runs)
     name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}"
+    request = replace(request, run_name=name)
     parent = tracking.RunRecorder(request.tracking_uri, request.experiment, f"{name}-{runs}-seeds")
     with tracking.recording(parent, terminal.alert):
         hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
@@ -57,10 +58,13 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repea
             raise UsageError("--runs works on one device; give --gpus 1")
         with terminal.busy(f"reading {request.source.name}"):
             data = request.load()
+        if repeated and repeated.fingerprint != data.train.fingerprint():  # before it is RUNNING again
+            raise CheckpointError(f"run {repeated.run_id[:8]} was trained on other images of {data.name}")
         recipe = request.final_recipe(data, hardware)
-        plan = {tracking.PLAN: json.dumps(request.plan(recipe)), tracking.RUNS: str(runs)}
+        plan = request.plan(replace(recipe, precision=hardware.precision))
+        what = {tracking.PLAN: json.dumps(plan), tracking.RUNS: str(runs)}
         with terminal.busy("opening the MLflow run"):
-            run_id = parent.start(tags(data, hardware) | plan, resume=repeated.run_id if repeated else None)
+            run_id = parent.start(tags(data, hardware) | what, resume=repeated.run_id if repeated else None)
         terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
         terminal.say(splits_line(data, recipe.batch_size))
         if not repeated:
@@ -68,32 +72,46 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repea
         if hardware.device == "cuda":
             with terminal.busy("warming up the GPU"):
                 _warm_up(recipe, data, hardware, request.compile)
-        trainings: list[Training] = []
         try:
-            for seed in seeds:
-                terminal.say(f"seed {seed}, {seed - request.seed + 1} of {runs}")
-                own = replace(request, seed=seed, recipe=recipe, run_name=f"{name}-seed{seed}")
-                begun = repeated.children.get(seed) if repeated else None
-                trainings.append(_child(own, data, hardware, parent, terminal, begun))
-                # A range test is made once.
-                recipe = trainings[-1].recipe
-        except Stopped:
+            return _train_all(request, recipe, seeds, data, hardware, parent, terminal, repeated)
+        except (Stopped, KeyboardInterrupt):
             terminal.say(f"go on with `{request.resuming(run_id)}`")
             raise
-        if not (repeated and repeated.has_params):
-            in_common = params(request, recipe, data, hardware)
-            parent.log_params(in_common | {"seed": f"{seeds[0]}-{seeds[-1]}", "runs": runs})
-        best = max(trainings, key=lambda training: training.result.best_val_acc)
-        command = repeated.command if repeated else tracking.environment_tags()[tracking.COMMAND]
-        summary = summarise([training.result for training in trainings], hardware.device, command)
-        summary = replace(summary, run_id=run_id, best_run_id=best.result.run_id)
-        parent.log_metrics(_metrics(summary))
-        parent.log_artifact(best.checkpoints / "best.ckpt", "checkpoints")
-        out = reports.Folder(parent.folder / "report", run_id)
-        out.report("runs.json", to_json(summary))
-        held_out = _held_out(replace(request, seed=best.result.seed), data)
-        report(replace(best, out=out), held_out, hardware, parent, terminal)
-        return summary
+
+
+def _train_all(
+    request: FitRequest,
+    recipe: Recipe,
+    seeds: range,
+    data: Data,
+    hardware: Hardware,
+    parent: tracking.RunRecorder,
+    terminal: Terminal,
+    repeated: Repeated | None,
+) -> FitRuns:
+    """The trainings, and what they come to; the parent has been started."""
+    trainings: list[Training] = []
+    for seed in seeds:
+        terminal.say(f"seed {seed}, {seed - request.seed + 1} of {len(seeds)}")
+        own = replace(request, seed=seed, recipe=recipe, run_name=f"{request.run_name}-seed{seed}")
+        begun = repeated.children.get(seed) if repeated else None
+        trainings.append(_child(own, data, hardware, parent, terminal, begun))
+        # A range test is made once.
+        recipe = trainings[-1].recipe
+    if not (repeated and repeated.has_params):
+        in_common = params(request, recipe, data, hardware)
+        parent.log_params(in_common | {"seed": f"{seeds[0]}-{seeds[-1]}", "runs": len(seeds)})
+    best = max(trainings, key=lambda training: training.result.best_val_acc)
+    command = repeated.command if repeated else tracking.environment_tags()[tracking.COMMAND]
+    summary = summarise([training.result for training in trainings], hardware.device, command)
+    summary = replace(summary, run_id=parent.run_id, best_run_id=best.result.run_id)
+    parent.log_metrics(_metrics(summary))
+    parent.log_artifact(best.checkpoints / "best.ckpt", "checkpoints")
+    out = reports.Folder(parent.folder / "report", parent.run_id)
+    out.report("runs.json", to_json(summary))
+    held_out = _held_out(replace(request, seed=best.result.seed), data)
+    report(replace(best, out=out), held_out, hardware, parent, terminal)
+    return summary
 
 
 def _held_out(request: FitRequest, data: Data) -> Data:
@@ -116,21 +134,24 @@ def _child(
         with terminal.busy("looking up what has been trained"):
             resumed = find_resumed(begun, request.experiment, parent.client, kept, terminal)
         request = request.with_plan(resumed.plan)
-    data = _held_out(request, data)
     if resumed and resumed.checkpoint and resumed.status == "FINISHED":
+        # What it came to then, where it was.
+        told = tracking.fetch_artifact(parent.client, resumed.run_id, "reports/fit.json", kept)
         checkpoints = resumed.checkpoint.parent
-        result = fit(
-            request.recipe, data, hardware, checkpoints, resume=resumed.checkpoint, **request.shaping()
-        )
+        if resumed.checkpoint.name != "last.ckpt":  # that one is damaged
+            shutil.copyfile(resumed.checkpoint, checkpoints / "last.ckpt")
         out = reports.Folder(kept / "report", resumed.run_id)
-        training = Training(in_run(result, resumed.run_id), request.recipe, checkpoints, out)
+        training = Training(read_fit(told.read_text("utf-8")), request.recipe, checkpoints, out)
     else:
+        data = _held_out(request, data)
+        if resumed and resumed.story:  # before the run is RUNNING again
+            check_images(f"run {resumed.run_id[:8]}", resumed.story, data)
         recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
         with tracking.recording(recorder, terminal.alert):
             plan = {tracking.PLAN: json.dumps(request.plan(request.recipe)), tracking.PARENT: parent.run_id}
             recorder.start(tags(data, hardware) | plan, resume=begun)
             if resumed:
-                terminal.say(resumed.describe())
+                resumed.tell(hardware, terminal)
             training = train(request, request.recipe, data, hardware, recorder, terminal, resumed)
             training.out.report("fit.json", to_json(training.result))
             recorder.log_reports(training.out.written)

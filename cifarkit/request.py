@@ -75,6 +75,8 @@ class FitRequest:
             words += ["--tracking-uri", self.tracking_uri]
         if self.data_dir != default_data_dir():
             words += ["--data-dir", str(self.data_dir)]
+        if self.gpus is not None:
+            words += ["--gpus", str(self.gpus)]
         return shlex.join(words)
 
     def final_recipe(self, data: Data, hardware: Hardware) -> Recipe:

@@ -320,6 +320,17 @@ class FitResult:
     rows: tuple[EpochRow, ...]
 
 
+def read_fit(text: str) -> FitResult:
+    """A `FitResult` from its JSON.
+
+    Raises:
+        TypeError, ValueError, KeyError: it is none, or of another version.
+    """
+    content = json.loads(text)
+    rows = tuple(EpochRow(**row) for row in content.pop("rows"))
+    return FitResult(**content, rows=rows)
+
+
 @dataclass(frozen=True)
 class Spread:
     """Of some measurements: mean, standard deviation of one (0 for a single one), and the 95% confidence

@@ -17,6 +17,7 @@ from cifarkit.results import EpochRow
 from cifarkit.subjects import checkpoint_of_run
 from cifarkit.training.checkpoints import Story, read_story
 from cifarkit.training.fit import is_complete
+from cifarkit.training.hardware import Hardware
 from cifarkit.training.module import WITHIN_EPOCH
 
 
@@ -46,6 +47,12 @@ class Resumed:
     def rows(self) -> Sequence[EpochRow]:
         return self.story.rows if self.story else ()
 
+    def tell(self, hardware: Hardware, terminal: Terminal) -> None:
+        """Where it goes on, and whether that is on other hardware."""
+        terminal.say(self.describe())
+        if self.hardware != hardware.describe():
+            terminal.say(f"so far it ran on {self.hardware}: here, rounding will differ")
+
     def describe(self) -> str:
         """Where it goes on, for people."""
         if self.story is None:
@@ -67,6 +74,8 @@ class Repeated:
         has_params: whether its parameters are recorded.
         command: that began it.
         children: run ids of those that have begun, by seed.
+        experiment, name: where it is, and how it is called but for the number of its seeds.
+        fingerprint: of the training images of the first seed.
     """
 
     run_id: str
@@ -75,6 +84,9 @@ class Repeated:
     has_params: bool
     command: str
     children: dict[int, str]
+    experiment: str
+    name: str
+    fingerprint: str
 
 
 def find_repeated(request: FitRequest, terminal: Terminal) -> Repeated | None:
@@ -95,13 +107,26 @@ def find_repeated(request: FitRequest, terminal: Terminal) -> Repeated | None:
         raise UsageError(f"this run is finished: all of its {tags[tracking.RUNS]} seeds are trained")
     if request.target_acc is not None or request.max_epochs is not None:
         raise UsageError("--target-acc and --max-epochs cannot change in a run of several seeds")
-    children = {
-        json.loads(child.data.tags[tracking.PLAN])["seed"]: child.info.run_id
-        for child in tracking.find_children(client, run)
-    }
+    children = {}
+    for child in tracking.find_children(client, run):
+        if tracking.PLAN not in child.data.tags:  # not one of ours
+            continue
+        if tracking.is_alive(child):
+            raise UsageError(f"run {child.info.run_id[:8]}, one of its seeds, is still being trained")
+        children[json.loads(child.data.tags[tracking.PLAN])["seed"]] = child.info.run_id
     plan = json.loads(tags[tracking.PLAN])
     runs, has_params = int(tags[tracking.RUNS]), bool(run.data.params)
-    return Repeated(run_id, plan, runs, has_params, tags[tracking.COMMAND], children)
+    return Repeated(
+        run_id=run_id,
+        plan=plan,
+        runs=runs,
+        has_params=has_params,
+        command=tags[tracking.COMMAND],
+        children=children,
+        experiment=client.get_experiment(run.info.experiment_id).name,
+        name=run.info.run_name.removesuffix(f"-{runs}-seeds"),
+        fingerprint=tags["dataset.fingerprint"],
+    )
 
 
 def find_resumed(reference: str, experiment: str, client: Any, folder: Path, terminal: Terminal) -> Resumed:

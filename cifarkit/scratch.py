@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,11 +29,13 @@ def scratch() -> Iterator[str]:
     Raises:
         CifarkitError: there is no room for one.
     """
+    folder = ""
     try:
         folder = tempfile.mkdtemp(prefix=PREFIX)
         lock = FileLock(Path(folder, LOCK))
         lock.acquire()
     except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
         raise CifarkitError(f"no temporary folder can be made ({error.strerror}); set TMPDIR") from error
     try:
         _remove_abandoned(Path(folder).parent)
@@ -43,9 +46,11 @@ def scratch() -> Iterator[str]:
 
 
 def _remove_abandoned(place: Path) -> None:
-    for lock in place.glob(f"{PREFIX}*/{LOCK}"):
+    for folder in place.glob(f"{PREFIX}*"):
         with suppress(OSError):  # whoever is at work in it holds the lock
-            status = lock.lstat()
-            if status.st_uid == os.getuid() and time.time() - status.st_mtime > YOUNG_SECONDS:
+            status, lock = folder.lstat(), folder / LOCK
+            ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            changed = lock.lstat().st_mtime if lock.exists() else status.st_mtime
+            if ours and time.time() - changed > YOUNG_SECONDS:
                 with FileLock(lock, timeout=0):
-                    shutil.rmtree(lock.parent, ignore_errors=True)
+                    shutil.rmtree(folder, ignore_errors=True)

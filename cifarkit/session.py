@@ -100,17 +100,15 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
         terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
         terminal.say(splits_line(data, recipe.batch_size))
         if resumed:
-            terminal.say(resumed.describe())
-            if resumed.hardware != hardware.describe():
-                terminal.say(f"so far it ran on {resumed.hardware}: here, rounding will differ")
+            resumed.tell(hardware, terminal)
         try:
             training = train(request, recipe, data, hardware, recorder, terminal, resumed)
-        except Stopped:
+        except (Stopped, KeyboardInterrupt):
             terminal.say(f"go on with `{request.resuming(run_id)}`")
             raise
         try:
             report(training, data, hardware, recorder, terminal)
-        except Stopped:
+        except (Stopped, KeyboardInterrupt):
             terminal.say(f"what is missing is drawn by `{request.resuming(run_id)}`")
             raise
         return training.result

@@ -98,7 +98,7 @@ def apply(op: Op, images: Tensor, draws: Draws) -> None:
     Args:
         op: the op.
         images: float32 (B, C, H, W), normalised, contiguous or channels_last, and **overwritten**. The
-            ops in `MOVES` take any dtype.
+            ops in `MOVES` take uint8, too.
         draws: what `draw` returned for this op.
     """
     raise TypeError(f"no way to apply {op!r}")

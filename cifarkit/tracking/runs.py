@@ -54,8 +54,10 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
             over = run.info.status == "FINISHED" or _would_diverge(run) or PARENT in run.data.tags
             if not over and not is_alive(run) and can_go_on(client, run):
                 return run
-        finished = [run.info.run_id[:8] for run in runs if run.info.status == "FINISHED"]
-        why = f"the latest, run {finished[0]}, is finished" if finished else "nothing to go on with"
+        latest = next((run for run in runs if PARENT not in run.data.tags), None)
+        why = "nothing to go on with"
+        if latest is not None and latest.info.status == "FINISHED":
+            why = f"the latest, run {latest.info.run_id[:8]}, is finished"
         raise RunNotFound(f"no interrupted fit in the experiment {experiment!r}: {why}")
     if reference in ("last", "best"):
         fits = [run for run in runs if run.info.status == "FINISHED"]
@@ -76,14 +78,8 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
 
 def find_children(client: Any, run: Any) -> list[Any]:
     """The runs of the seeds of which a run is made, the earliest first."""
-    return list(
-        client.search_runs(
-            [run.info.experiment_id],
-            filter_string=f"tags.`{PARENT}` = '{run.info.run_id}'",
-            order_by=["attributes.start_time ASC"],
-            max_results=1000,
-        )
-    )
+    fits = _fits(client, run.info.experiment_id)
+    return [each for each in reversed(fits) if each.data.tags.get(PARENT) == run.info.run_id]
 
 
 def _would_diverge(run: Any) -> bool:

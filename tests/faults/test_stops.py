@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -22,6 +24,7 @@ def test_ctrl_c_after_the_last_epoch(start: Start, tmp_path: Path) -> None:
     process.signal(signal.SIGINT)
     assert process.wait() == 130
     assert process.said.endswith("error: interrupted\n")
+    assert "what is missing is drawn by `cifarkit fit --resume" in process.said.replace("\n", " ")
     assert (tmp_path / "stdout").read_text() == ""
     store = Store(tmp_path)
     ((run_id, status),) = store.runs.items()
@@ -58,3 +61,30 @@ def test_a_resumed_run_may_miss_its_target(start: Start, tmp_path: Path) -> None
     assert "stayed below the target 99.99% in 4 epochs" in said
     assert "so far it ran on another, 8 cores, fp32: here, rounding will differ" in said
     assert store.runs == {run_id: "FINISHED"}
+
+
+def test_several_seeds_go_on_where_they_were_and_as_they_were_called(start: Start, tmp_path: Path) -> None:
+    named = ("--experiment", "mine", "--run-name", "mine", "--runs", "3", "--gpus", "0")
+    process = start(*FIT, "2", *named, folder=tmp_path)
+    process.until(lambda: "\n    1 " in process.said.partition("seed 1,")[2])
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130, process.said
+    store = Store(tmp_path)
+    parent, first, _ = store.runs
+    assert list(store.runs.values()) == ["KILLED", "FINISHED", "KILLED"]
+    hint = re.findall(r"go on with `cifarkit ([^`]*)`", process.said.replace("\n", " "))[-1]
+    assert hint.split() == ["fit", "--resume", parent, "--gpus", "0"]
+    told = (store.artifacts(first) / "reports" / "fit.json").read_text()
+    # Whoever asks for another target gets no for an answer, and the run stays as it was.
+    process = start(*hint.split(), "--target-acc", "0.5", folder=tmp_path)
+    assert process.wait() == 2
+    assert list(store.runs.values()) == ["KILLED", "FINISHED", "KILLED"]
+    process = start(*hint.split(), folder=tmp_path, OMP_NUM_THREADS="2")
+    assert process.wait() == 0, process.said
+    assert set(store.runs.values()) == {"FINISHED"}
+    query = "SELECT runs.name, experiments.name FROM runs JOIN experiments USING (experiment_id)"
+    names = ("mine-3-seeds", "mine-seed0", "mine-seed1", "mine-seed2")
+    assert sorted(store.rows(query)) == [(name, "mine") for name in names]
+    summary = json.loads((store.artifacts(parent) / "reports" / "runs.json").read_text())
+    assert summary["fits"][0] == json.loads(told)
+    assert [fit["epochs"] for fit in summary["fits"]] == [2, 2, 2]
