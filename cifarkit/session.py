@@ -179,13 +179,9 @@ def train(
         },
         step=result.epochs,
     )
-    return Training(in_run(result, recorder.run_id), recipe, checkpoints, out)
-
-
-def in_run(result: FitResult, run_id: str) -> FitResult:
-    """A result whose checkpoints are those that a run holds."""
-    best, last = (f"runs:/{run_id}/checkpoints/{name}.ckpt" for name in ("best", "last"))
-    return replace(result, run_id=run_id, best_checkpoint=best, last_checkpoint=last)
+    best, last = (f"runs:/{recorder.run_id}/checkpoints/{name}.ckpt" for name in ("best", "last"))
+    result = replace(result, run_id=recorder.run_id, best_checkpoint=best, last_checkpoint=last)
+    return Training(result, recipe, checkpoints, out)
 
 
 def _epoch_table(
