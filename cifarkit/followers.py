@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cifarkit.errors import UsageError
-from cifarkit.recipes import Recipe
-from cifarkit.request import FitRequest
+from cifarkit.request import FitRequest, Job
 from cifarkit.scratch import scratch
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import choose_hardware
@@ -23,21 +22,21 @@ def is_follower() -> bool:
     return any(os.environ.get(rank, "0") != "0" for rank in RANKS)
 
 
-def leave_plan(request: FitRequest, recipe: Recipe, folder: Path, resume: Path | None) -> None:
+def leave_plan(job: Job, folder: Path, resume: Path | None) -> None:
     """Lightning starts the other processes of this machine with the same command line and environment:
     leave what has been resolved since where they find it.
 
     Raises:
         UsageError: processes that Lightning does not start would have to know it, too.
     """
-    started_elsewhere = request.nodes > 1 or any(rank in os.environ for rank in RANKS)
-    if started_elsewhere and (request.recipe.lr is None or resume):
+    started_elsewhere = job.request.nodes > 1 or any(rank in os.environ for rank in RANKS)
+    if started_elsewhere and (job.request.recipe.lr is None or resume):
         raise UsageError(
             "over several nodes, and where torchrun or Slurm starts the processes, give --lr a number and "
             "start without --resume"
         )
     path = folder / "plan.json"
-    plan = request.plan(recipe) | {"resume": str(resume) if resume else None}
+    plan = job.plan() | {"resume": str(resume) if resume else None}
     path.write_text(json.dumps(plan), encoding="utf-8")
     os.environ[PLAN] = str(path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import statistics
@@ -13,24 +12,13 @@ from pathlib import Path
 
 from cifarkit import reports, tracking
 from cifarkit.console import Terminal, duration, percent, plural
-from cifarkit.errors import CheckpointError, Stopped, UsageError
-from cifarkit.recipes import Recipe
-from cifarkit.request import FitRequest
+from cifarkit.errors import Stopped, UsageError
+from cifarkit.request import FitRequest, Job
 from cifarkit.results import Evidence, FitResult, FitRuns, Spread, read_fit, to_json
-from cifarkit.resuming import Repeated, find_resumed
+from cifarkit.resuming import Repeated, find_child
 from cifarkit.scratch import scratch
-from cifarkit.session import (
-    Training,
-    log_datasets,
-    params,
-    report,
-    splits_line,
-    tags,
-    train,
-)
-from cifarkit.training.data import Data
+from cifarkit.session import Training, log_datasets, open_run, prepare, report, train
 from cifarkit.training.fit import check_images, fit
-from cifarkit.training.hardware import Hardware, choose_hardware
 
 
 def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repeated | None = None) -> FitRuns:
@@ -48,92 +36,74 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repea
     if repeated:
         request, runs = request.with_plan(repeated.plan), repeated.runs
         request = replace(request, experiment=repeated.experiment, run_name=repeated.name)
-    seeds = range(request.seed, request.seed + runs)
     name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}"
     request = replace(request, run_name=name)
     parent = tracking.RunRecorder(request.tracking_uri, request.experiment, f"{name}-{runs}-seeds")
     with tracking.recording(parent, terminal.alert):
-        hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
-        if hardware.world_size > 1:
+        job = prepare(request, terminal)
+        if job.hardware.world_size > 1:
             raise UsageError("--runs works on one device; give --gpus 1")
-        with terminal.busy(f"reading {request.source.name}"):
-            data = request.load()
-        if repeated and repeated.fingerprint != data.train.fingerprint():  # before it is RUNNING again
-            raise CheckpointError(f"run {repeated.run_id[:8]} was trained on other images of {data.name}")
-        recipe = request.final_recipe(data, hardware)
-        plan = request.plan(replace(recipe, precision=hardware.precision))
-        what = {tracking.PLAN: json.dumps(plan), tracking.RUNS: str(runs)}
-        with terminal.busy("opening the MLflow run"):
-            run_id = parent.start(tags(data, hardware) | what, resume=repeated.run_id if repeated else None)
-        terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
-        terminal.say(splits_line(data, recipe.batch_size))
+        if repeated:  # before it is RUNNING again
+            repeated.check_images(job)
+        tags = job.tags() | {tracking.RUNS: str(runs)}
+        run_id = open_run(job, parent, terminal, tags, repeated.run_id if repeated else None)
         if not repeated:
-            log_datasets(parent, data)
-        if hardware.device == "cuda":
+            log_datasets(parent, job.data)
+        if job.hardware.device == "cuda":
             with terminal.busy("warming up the GPU"):
-                _warm_up(recipe, data, hardware, request.compile)
+                _warm_up(job)
         try:
-            return _train_all(request, recipe, seeds, data, hardware, parent, terminal, repeated)
+            return _train_all(job, runs, parent, terminal, repeated)
         except (Stopped, KeyboardInterrupt):
             terminal.say(f"go on with `{request.resuming(run_id)}`")
             raise
 
 
 def _train_all(
-    request: FitRequest,
-    recipe: Recipe,
-    seeds: range,
-    data: Data,
-    hardware: Hardware,
-    parent: tracking.RunRecorder,
-    terminal: Terminal,
-    repeated: Repeated | None,
+    job: Job, runs: int, parent: tracking.RunRecorder, terminal: Terminal, repeated: Repeated | None
 ) -> FitRuns:
     """The trainings, and what they come to; the parent has been started."""
+    request = job.request
     trainings: list[Training] = []
-    for seed in seeds:
-        terminal.say(f"seed {seed}, {seed - request.seed + 1} of {len(seeds)}")
-        own = replace(request, seed=seed, recipe=recipe, run_name=f"{request.run_name}-seed{seed}")
+    for number in range(runs):
+        seed = request.seed + number
+        terminal.say(f"seed {seed}, {number + 1} of {runs}")
+        own = replace(request, seed=seed, run_name=f"{request.run_name}-seed{seed}")
         begun = repeated.children.get(seed) if repeated else None
-        trainings.append(_child(own, data, hardware, parent, terminal, begun))
+        trainings.append(_child(replace(job, request=own), parent, terminal, begun))
         # A range test is made once.
-        recipe = trainings[-1].recipe
+        job = replace(job, recipe=trainings[-1].recipe)
     if not (repeated and repeated.has_params):
-        in_common = params(request, recipe, data, hardware)
-        parent.log_params(in_common | {"seed": f"{seeds[0]}-{seeds[-1]}", "runs": len(seeds)})
+        seeds = f"{request.seed}-{request.seed + runs - 1}"
+        parent.log_params(job.params() | {"seed": seeds, "runs": runs})
     best = max(trainings, key=lambda training: training.result.best_val_acc)
-    command = repeated.command if repeated else tracking.environment_tags()[tracking.COMMAND]
-    summary = summarise([training.result for training in trainings], hardware.device, command)
+    command = (repeated.tags if repeated else job.tags())[tracking.COMMAND]
+    summary = summarise([training.result for training in trainings], job.hardware.device, command)
     summary = replace(summary, run_id=parent.run_id, best_run_id=best.result.run_id)
     parent.log_metrics(_metrics(summary))
     parent.log_artifact(best.checkpoints / "best.ckpt", "checkpoints")
     out = reports.Folder(parent.folder / "report", parent.run_id)
     out.report("runs.json", to_json(summary))
-    held_out = _held_out(replace(request, seed=best.result.seed), data)
-    report(replace(best, out=out), held_out, hardware, parent, terminal)
+    shown = _with_its_images(replace(job, request=replace(request, seed=best.result.seed)))
+    report(replace(best, out=out), shown, parent, terminal)
     return summary
 
 
-def _held_out(request: FitRequest, data: Data) -> Data:
-    """The splits of one seed, from which follows which images are held out, where any are."""
-    return request.load() if request.val_size else data
+def _with_its_images(job: Job) -> Job:
+    """The job with the splits of its seed, from which follows which images are held out, where any are."""
+    return replace(job, data=job.request.load()) if job.request.val_size else job
 
 
-def _child(
-    request: FitRequest,
-    data: Data,
-    hardware: Hardware,
-    parent: tracking.RunRecorder,
-    terminal: Terminal,
-    begun: str | None,
-) -> Training:
+def _child(job: Job, parent: tracking.RunRecorder, terminal: Terminal, begun: str | None) -> Training:
     """The training of one seed, or the rest of it; ``begun`` is the run that holds what was done before."""
+    request = job.request
     kept = parent.folder / f"seed{request.seed}"
     resumed = None
     if begun:
         with terminal.busy("looking up what has been trained"):
-            resumed = find_resumed(begun, request.experiment, parent.client, kept, terminal)
+            resumed = find_child(begun, parent.client, kept, terminal)
         request = request.with_plan(resumed.plan)
+        job = replace(job, request=request, recipe=request.recipe)
     if resumed and resumed.checkpoint and resumed.status == "FINISHED":
         # What it came to then, where it was.
         told = tracking.fetch_artifact(parent.client, resumed.run_id, "reports/fit.json", kept)
@@ -141,18 +111,17 @@ def _child(
         if resumed.checkpoint.name != "last.ckpt":  # that one is damaged
             shutil.copyfile(resumed.checkpoint, checkpoints / "last.ckpt")
         out = reports.Folder(kept / "report", resumed.run_id)
-        training = Training(read_fit(told.read_text("utf-8")), request.recipe, checkpoints, out)
+        training = Training(read_fit(told.read_text("utf-8")), job.recipe, checkpoints, out)
     else:
-        data = _held_out(request, data)
+        job = _with_its_images(job)
         if resumed and resumed.story:  # before the run is RUNNING again
-            check_images(f"run {resumed.run_id[:8]}", resumed.story, data)
+            check_images(f"run {resumed.run_id[:8]}", resumed.story, job.data)
         recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
         with tracking.recording(recorder, terminal.alert):
-            plan = {tracking.PLAN: json.dumps(request.plan(request.recipe)), tracking.PARENT: parent.run_id}
-            recorder.start(tags(data, hardware) | plan, resume=begun)
+            recorder.start(job.tags() | {tracking.PARENT: parent.run_id}, resume=begun)
             if resumed:
-                resumed.tell(hardware, terminal)
-            training = train(request, request.recipe, data, hardware, recorder, terminal, resumed)
+                resumed.tell(job.hardware, terminal)
+            training = train(job, recorder, terminal, resumed)
             training.out.report("fit.json", to_json(training.result))
             recorder.log_reports(training.out.written)
             # The child's folder goes with its end; the parent reports from the best one's weights.
@@ -166,11 +135,11 @@ def _child(
     return training
 
 
-def _warm_up(recipe: Recipe, data: Data, hardware: Hardware, compile: bool) -> None:
+def _warm_up(job: Job) -> None:
     """One epoch for nothing, at all sizes of images: the first training of a process compiles kernels."""
-    recipe = replace(recipe, epochs=1, lr=recipe.lr or 1e-3, keep_hardest=(1.0,))
+    recipe = replace(job.recipe, epochs=1, lr=job.recipe.lr or 1e-3, keep_hardest=(1.0,))
     with scratch() as folder:
-        fit(recipe, data, hardware, Path(folder), compile=compile)
+        fit(recipe, job.data, job.hardware, Path(folder), compile=job.request.compile)
 
 
 def summarise(fits: Sequence[FitResult], device: str, command: str) -> FitRuns:

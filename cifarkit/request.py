@@ -1,13 +1,15 @@
-"""What `fit` was asked to do, and how it comes down to data and a recipe."""
+"""What `fit` was asked to do, and what that comes down to on this machine."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cifarkit import tracking
 from cifarkit.data.datasets import Dataset, find_dataset
 from cifarkit.data.loading import default_data_dir
 from cifarkit.errors import UsageError
@@ -45,21 +47,12 @@ class FitRequest:
         """Read the splits; errors as in `load_data`."""
         return load_data(self.source, self.data_dir, val_size=self.val_size, seed=self.seed)
 
-    def plan(self, recipe: Recipe) -> dict[str, Any]:
-        """What shapes the training, as names and numbers, with its recipe in the final form."""
-        return {
-            "dataset": self.source.name,
-            "image_size": self.source.image_shape[1],
-            "settings": recipe.settings(),
-            **{name: getattr(self, name) for name in SHAPING},
-        }
-
     def shaping(self) -> dict[str, Any]:
         """What shapes the training, as arguments of `training.fit.fit`; the data hold the images out."""
         return {name: getattr(self, name) for name in SHAPING if name != "val_size"}
 
     def with_plan(self, plan: dict[str, Any]) -> FitRequest:
-        """A request for the training that a plan describes; the inverse of `plan`."""
+        """A request for the training that a plan describes; the inverse of `Job.plan`."""
         return replace(
             self,
             source=find_dataset(plan["dataset"], plan["image_size"]),
@@ -93,3 +86,77 @@ class FitRequest:
             raise UsageError(f"--batch-size must be a multiple of the {devices} devices")
         check_recipe_fits(recipe, data)
         return recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training as it will be done.
+
+    Attributes:
+        recipe: in its final form (`FitRequest.final_recipe`).
+    """
+
+    request: FitRequest
+    recipe: Recipe
+    data: Data
+    hardware: Hardware
+
+    def plan(self) -> dict[str, Any]:
+        """What shapes the training, as names and numbers."""
+        return {
+            "dataset": self.request.source.name,
+            "image_size": self.request.source.image_shape[1],
+            "settings": self.recipe.settings() | {"precision": self.hardware.precision},
+            **{name: getattr(self.request, name) for name in SHAPING},
+        }
+
+    def tags(self) -> dict[str, str]:
+        """Of its MLflow run."""
+        return (
+            tracking.environment_tags()
+            | {
+                tracking.KIND: "fit",
+                tracking.PLAN: json.dumps(self.plan()),
+                "hardware": self.hardware.describe(),
+                "dataset": self.data.name,
+                "val_split": self.data.val.split,
+            }
+            | self.fingerprints()
+        )
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of the images to train on and those to validate on, as tags."""
+        return {
+            "dataset.fingerprint": self.data.train.fingerprint(),
+            "dataset.val_fingerprint": self.data.val.fingerprint(),
+        }
+
+    def params(self) -> dict[str, Any]:
+        """Of its MLflow run."""
+        request, data, hardware = self.request, self.data, self.hardware
+        return self.recipe.settings() | {
+            "dataset": data.name,
+            "seed": request.seed,
+            "precision": hardware.precision,
+            "device": hardware.device,
+            "world_size": hardware.world_size,
+            "target_acc": request.target_acc,
+            "max_epochs": request.max_epochs,
+            "val_split": data.val.split,
+            "val_size": request.val_size,
+            "workers": request.workers,
+            "deterministic": request.deterministic,
+            "compile": request.compile,
+            "train_images": len(data.train),
+            "val_images": len(data.val),
+            "image_size": data.image_size,
+        }
+
+    def describe(self) -> str:
+        """What it works on, in one line."""
+        train, val = self.data.train, self.data.val
+        split = "test split" if val.split == "test" else "training split, held out"
+        return (
+            f"training on {len(train):,} images in batches of {self.recipe.batch_size}, "
+            f"validating on {len(val):,} of the {split}"
+        )

@@ -12,7 +12,7 @@ from typing import Any
 from cifarkit import tracking
 from cifarkit.console import Terminal, plural
 from cifarkit.errors import CheckpointError, OtherVersion, UsageError
-from cifarkit.request import SHAPING, FitRequest
+from cifarkit.request import SHAPING, FitRequest, Job
 from cifarkit.results import EpochRow
 from cifarkit.subjects import checkpoint_of_run
 from cifarkit.training.checkpoints import Story, read_story
@@ -72,34 +72,71 @@ class Repeated:
         plan: what shapes its trainings (`FitRequest.plan`), from the first seed on.
         runs: how many seeds it was to have.
         has_params: whether its parameters are recorded.
-        command: that began it.
         children: run ids of those that have begun, by seed.
         experiment, name: where it is, and how it is called but for the number of its seeds.
-        fingerprint: of the training images of the first seed.
+        tags: of the run.
     """
 
     run_id: str
     plan: dict[str, Any]
     runs: int
     has_params: bool
-    command: str
     children: dict[int, str]
     experiment: str
     name: str
-    fingerprint: str
+    tags: dict[str, str]
+
+    def check_images(self, job: Job) -> None:
+        """That these are the images it was begun with.
+
+        Raises:
+            CheckpointError: they are not.
+        """
+        for name, fingerprint in job.fingerprints().items():
+            if self.tags.get(name, fingerprint) != fingerprint:
+                raise CheckpointError(
+                    f"run {self.run_id[:8]} was begun with other images of {job.data.name} "
+                    f"({name} {self.tags[name]}, now {fingerprint})"
+                )
 
 
-def find_repeated(request: FitRequest, terminal: Terminal) -> Repeated | None:
-    """The run to go on with, where it is one of several seeds.
+def find_interrupted(request: FitRequest, terminal: Terminal) -> Any:
+    """The run that the request wants to go on with, once everything is recorded that a process has left
+    behind which is gone.
 
     Raises:
-        RunNotFound, TrackingError: there is nothing to go on with.
-        UsageError: another process is at work on it, it is finished, or a target is asked for, which the
-            seeds have in common.
+        RunNotFound, TrackingError: there is none.
+        UsageError: another process is at work on it.
     """
     assert request.resume is not None
     client = tracking.connect(request.tracking_uri)
-    run = _find_interrupted(request.resume, request.experiment, client, terminal)
+    run = tracking.find_run(client, request.resume, request.experiment, unfinished=True)
+    return _whole(run, client, terminal)
+
+
+def _whole(run: Any, client: Any, terminal: Terminal) -> Any:
+    """The run with what a process has left to be recorded that is gone.
+
+    Raises:
+        UsageError: another process is at work on it.
+    """
+    run_id = run.info.run_id
+    if tracking.is_alive(run):
+        raise UsageError(f"run {run_id[:8]} is still being trained ({run.data.tags[tracking.PROCESS]})")
+    for journal in tracking.left_behind():
+        if journal.header["run_id"] == run_id:
+            for problem in tracking.sync(journal):
+                terminal.warn(f"not recorded: {problem}")
+    return client.get_run(run_id)  # which may have had its end among that
+
+
+def find_repeated(run: Any, request: FitRequest) -> Repeated | None:
+    """What is there of an interrupted run of several seeds; None where it is none.
+
+    Raises:
+        UsageError: another process is at work on it, it is finished, or a target is asked for, which the
+            seeds have in common.
+    """
     tags, run_id = run.data.tags, run.info.run_id
     if tracking.RUNS not in tags or tracking.PLAN not in tags:
         return None
@@ -107,6 +144,7 @@ def find_repeated(request: FitRequest, terminal: Terminal) -> Repeated | None:
         raise UsageError(f"this run is finished: all of its {tags[tracking.RUNS]} seeds are trained")
     if request.target_acc is not None or request.max_epochs is not None:
         raise UsageError("--target-acc and --max-epochs cannot change in a run of several seeds")
+    client = tracking.connect(request.tracking_uri)
     children = {}
     for child in tracking.find_children(client, run):
         if tracking.PLAN not in child.data.tags:  # not one of ours
@@ -121,25 +159,26 @@ def find_repeated(request: FitRequest, terminal: Terminal) -> Repeated | None:
         plan=plan,
         runs=runs,
         has_params=has_params,
-        command=tags[tracking.COMMAND],
         children=children,
         experiment=client.get_experiment(run.info.experiment_id).name,
         name=run.info.run_name.removesuffix(f"-{runs}-seeds"),
-        fingerprint=tags["dataset.fingerprint"],
+        tags=tags,
     )
 
 
-def find_resumed(reference: str, experiment: str, client: Any, folder: Path, terminal: Terminal) -> Resumed:
-    """The run of this reference, its checkpoints copied into ``folder``.
+def find_child(run_id: str, client: Any, folder: Path, terminal: Terminal) -> Resumed:
+    """The run of one of several seeds; see `restore`."""
+    return restore(_whole(client.get_run(run_id), client, terminal), client, folder, terminal)
 
-    What a process that is gone has left to be recorded is recorded first. A damaged ``last.ckpt`` gives way
-    to the one before it; without any, the training begins anew.
+
+def restore(run: Any, client: Any, folder: Path, terminal: Terminal) -> Resumed:
+    """An interrupted run, its checkpoints copied into ``folder``.
+
+    A damaged ``last.ckpt`` gives way to the one before it; without any, the training begins anew.
 
     Raises:
-        RunNotFound, TrackingError, CheckpointError: there is nothing to go on with.
-        UsageError: another process is at work on it.
+        CheckpointError: there is nothing to go on with.
     """
-    run = _find_interrupted(reference, experiment, client, terminal)
     run_id = run.info.run_id
     known = run_id, run.info.status
     has_params, hardware = bool(run.data.params), run.data.tags.get("hardware", "")
@@ -164,24 +203,6 @@ def find_resumed(reference: str, experiment: str, client: Any, folder: Path, ter
     if tracking.PLAN not in run.data.tags or "best" in there:
         raise damaged or CheckpointError(f"run {run_id[:8]} holds no checkpoint to go on with")
     return Resumed(*known, json.loads(run.data.tags[tracking.PLAN]), has_params, hardware)
-
-
-def _find_interrupted(reference: str, experiment: str, client: Any, terminal: Terminal) -> Any:
-    """The run, once everything is recorded that a process has left behind which is gone.
-
-    Raises:
-        RunNotFound: there is none.
-        UsageError: another process is at work on it.
-    """
-    run = tracking.find_run(client, reference, experiment, unfinished=True)
-    run_id = run.info.run_id
-    if tracking.is_alive(run):
-        raise UsageError(f"run {run_id[:8]} is still being trained ({run.data.tags[tracking.PROCESS]})")
-    for journal in tracking.left_behind():
-        if journal.header["run_id"] == run_id:
-            for problem in tracking.sync(journal):
-                terminal.warn(f"not recorded: {problem}")
-    return client.get_run(run_id)  # which may have had its end among that
 
 
 def _add_best(client: Any, run: Any, latest: Path, folder: Path, there: set[str], terminal: Terminal) -> None:

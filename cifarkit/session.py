@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,16 +18,16 @@ from cifarkit.followers import follow, is_follower, leave_plan
 from cifarkit.optim.schedules import training_ends
 from cifarkit.pipeline import fits_on_device
 from cifarkit.recipes import Recipe
-from cifarkit.request import FitRequest
+from cifarkit.request import FitRequest, Job
 from cifarkit.results import EpochRow, FitResult, to_json
-from cifarkit.resuming import Resumed, as_it_was, find_resumed
+from cifarkit.resuming import Resumed, as_it_was, restore
 from cifarkit.scratch import scratch
 from cifarkit.subjects import Subject
 from cifarkit.training import lr_find
 from cifarkit.training.checkpoints import load_checkpoint, read_rates
 from cifarkit.training.data import Data
 from cifarkit.training.fit import check_images, fit
-from cifarkit.training.hardware import Hardware, choose_hardware
+from cifarkit.training.hardware import choose_hardware
 from cifarkit.training.summary import model_table
 
 
@@ -67,8 +66,11 @@ class Uploader:
             self.recorder.log_artifact(kept, "checkpoints", delete=True)
 
 
-def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
+def run_fit(request: FitRequest, terminal: Terminal, interrupted: Any = None) -> FitResult:
     """Train, draw, record.
+
+    Args:
+        interrupted: the run to go on with (`resuming.find_interrupted`).
 
     Raises:
         CifarkitError: everything that `training.fit.fit`, the data and the store can raise; the run, once
@@ -80,38 +82,52 @@ def run_fit(request: FitRequest, terminal: Terminal) -> FitResult:
     recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
     with scratch() as downloads, tracking.recording(recorder, terminal.alert):
         resumed = None
-        if request.resume is not None:
-            with terminal.busy("looking up the run to go on with"):
-                resumed = find_resumed(
-                    request.resume, request.experiment, recorder.client, Path(downloads), terminal
-                )
-                request = as_it_was(request, resumed)
-        hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
-        with terminal.busy(f"reading {request.source.name}"):
-            data = request.load()
+        if interrupted:
+            with terminal.busy("fetching its checkpoints"):
+                resumed = restore(interrupted, recorder.client, Path(downloads), terminal)
+            request = as_it_was(request, resumed)
+        job = prepare(request, terminal)
         if resumed and resumed.story:  # before the run is RUNNING again
-            check_images(f"run {resumed.run_id[:8]}", resumed.story, data)
-        recipe = request.final_recipe(data, hardware)
-        with terminal.busy("opening the MLflow run"):
-            plan = {tracking.PLAN: json.dumps(request.plan(recipe))}
-            run_id = recorder.start(tags(data, hardware) | plan, resume=resumed.run_id if resumed else None)
-        if resumed:  # perhaps with another target
-            recorder.set_tags(plan)
-        terminal.say(f"run {run_id}: {data.name}, recipe {recipe.name}, {hardware.describe()}")
-        terminal.say(splits_line(data, recipe.batch_size))
+            check_images(f"run {resumed.run_id[:8]}", resumed.story, job.data)
+        run_id = open_run(job, recorder, terminal, job.tags(), resumed.run_id if resumed else None)
         if resumed:
-            resumed.tell(hardware, terminal)
+            resumed.tell(job.hardware, terminal)
         try:
-            training = train(request, recipe, data, hardware, recorder, terminal, resumed)
+            training = train(job, recorder, terminal, resumed)
         except (Stopped, KeyboardInterrupt):
             terminal.say(f"go on with `{request.resuming(run_id)}`")
             raise
         try:
-            report(training, data, hardware, recorder, terminal)
+            report(training, job, recorder, terminal)
         except (Stopped, KeyboardInterrupt):
             terminal.say(f"what is missing is drawn by `{request.resuming(run_id)}`")
             raise
         return training.result
+
+
+def prepare(request: FitRequest, terminal: Terminal) -> Job:
+    """Choose the hardware, read the data, and give the recipe its final form."""
+    hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
+    with terminal.busy(f"reading {request.source.name}"):
+        data = request.load()
+    return Job(request, request.final_recipe(data, hardware), data, hardware)
+
+
+def open_run(
+    job: Job,
+    recorder: tracking.RunRecorder,
+    terminal: Terminal,
+    tags: dict[str, str],
+    resume: str | None,
+) -> str:
+    """Begin the run with these tags, or go on with the one of this id; its id is returned."""
+    with terminal.busy("opening the MLflow run"):
+        run_id = recorder.start(tags, resume=resume)
+    if resume:  # perhaps with another target
+        recorder.set_tags({tracking.PLAN: tags[tracking.PLAN]})
+    terminal.say(f"run {run_id}: {job.data.name}, recipe {job.recipe.name}, {job.hardware.describe()}")
+    terminal.say(job.describe())
+    return run_id
 
 
 @dataclass(frozen=True)
@@ -131,22 +147,17 @@ class Training:
 
 
 def train(
-    request: FitRequest,
-    recipe: Recipe,
-    data: Data,
-    hardware: Hardware,
-    recorder: tracking.RunRecorder,
-    terminal: Terminal,
-    resumed: Resumed | None = None,
+    job: Job, recorder: tracking.RunRecorder, terminal: Terminal, resumed: Resumed | None = None
 ) -> Training:
     """Train and record a run that has been started; its figures are left to `report`."""
     folder = recorder.folder
     out = reports.Folder(folder / "report", recorder.run_id)
-    if recipe.lr is None:
-        recipe = _lr_from_range_test(request, recipe, data, hardware, terminal, out)
+    if job.recipe.lr is None:
+        job = replace(job, recipe=_lr_from_range_test(job, terminal, out))
         recorder.log_reports(out.written)
+    recipe, data, hardware = job.recipe, job.data, job.hardware
     if not (resumed and resumed.has_params):
-        recorder.log_params(params(request, recipe, data, hardware))
+        recorder.log_params(job.params())
         log_datasets(recorder, data)
     text, _ = model_table(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
     recorder.log_text(text, "summary.txt")
@@ -155,9 +166,9 @@ def train(
     earlier = resumed.rows if resumed else ()
     resume = resumed.checkpoint if resumed else None
     if hardware.world_size > 1:
-        leave_plan(request, recipe, folder, resume)
+        leave_plan(job, folder, resume)
     try:
-        with _epoch_table(terminal, request, recipe, data, hardware, earlier) as shown:
+        with _epoch_table(job, terminal, earlier) as shown:
             result = fit(
                 recipe,
                 data,
@@ -165,7 +176,7 @@ def train(
                 checkpoints,
                 resume=resume,
                 observers=[shown, recorder, uploader],
-                **request.shaping(),
+                **job.request.shaping(),
             )
     except Stopped:
         terminal.say(f"stopped after {plural(len(shown.rows), 'epoch')}{shown.stopped}")
@@ -184,15 +195,10 @@ def train(
     return Training(result, recipe, checkpoints, out)
 
 
-def _epoch_table(
-    terminal: Terminal,
-    request: FitRequest,
-    recipe: Recipe,
-    data: Data,
-    hardware: Hardware,
-    earlier: Sequence[EpochRow],
-) -> EpochTable:
+def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> EpochTable:
+    request, recipe, data = job.request, job.recipe, job.data
     ends = training_ends(recipe.epochs, request.target_acc, request.max_epochs)
+    on_device = fits_on_device(data.train, torch.device(job.hardware.device))
     return EpochTable(
         terminal,
         # The area of an epoch's images.
@@ -202,55 +208,42 @@ def _epoch_table(
         validation=len(data.val) / len(data.train) / 3,
         val_split=data.val.split,
         batch_size=recipe.batch_size,
-        workers=request.workers is not None or not fits_on_device(data.train, torch.device(hardware.device)),
+        workers=request.workers is not None or not on_device,
         target_acc=request.target_acc,
         earlier=earlier,
     )
 
 
-def _lr_from_range_test(
-    request: FitRequest,
-    recipe: Recipe,
-    data: Data,
-    hardware: Hardware,
-    terminal: Terminal,
-    out: reports.Folder,
-) -> Recipe:
+def _lr_from_range_test(job: Job, terminal: Terminal, out: reports.Folder) -> Recipe:
     with terminal.progress("range test for the learning rate") as update:
         curve = lr_find.find_lr(
-            recipe,
-            data,
-            hardware,
-            seed=request.seed,
+            job.recipe,
+            job.data,
+            job.hardware,
+            seed=job.request.seed,
             on_step=lambda step, lr, loss: update(step, lr_find.STEPS),
         )
     terminal.say(f"learning rate {curve.suggestion:.3g}, the range test's {curve.rule}")
     path = out.figure("lr_range_test", figures.lr_range_test(curve))
     out.report("lr_range_test.json", to_json(replace(curve, figure=out.name(path))))
-    return replace(recipe, lr=curve.suggestion)
+    return replace(job.recipe, lr=curve.suggestion)
 
 
-def report(
-    training: Training,
-    data: Data,
-    hardware: Hardware,
-    recorder: tracking.RunRecorder,
-    terminal: Terminal,
-) -> None:
+def report(training: Training, job: Job, recorder: tracking.RunRecorder, terminal: Terminal) -> None:
     """Everything that a run shows beside its metrics, from the best weights."""
     with terminal.busy("drawing the figures and exporting the model"):
-        result, out = training.result, training.out
+        result, out, data = training.result, training.out, job.data
         lrs = read_rates(training.checkpoints / "last.ckpt")
         reports.report_training(result, data, training.recipe, lrs, out)
         out.report("fit.json", to_json(result))
         subject = Subject(load_checkpoint(training.checkpoints / "best.ckpt"), data.val, result.run_id)
-        predictions = subject.predict(device=hardware.device)
+        predictions = subject.predict(device=job.hardware.device)
         reports.report_evaluation(subject, predictions, out)
         mistakes = reports.report_mistakes(subject, predictions, out).mistakes[: reports.FIGURE_IMAGES]
         chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes])
         try:
             if mistakes:
-                reports.report_cams(subject, out, chosen, device=hardware.device)
+                reports.report_cams(subject, out, chosen, device=job.hardware.device)
         except Exception as error:  # whatever a new network does to the maps, its training is done and counts
             terminal.warn(f"no class activation maps: {error}")
         recorder.log_reports(out.written)
@@ -263,41 +256,3 @@ def report(
 def log_datasets(recorder: tracking.RunRecorder, data: Data) -> None:
     for images, context in ((data.train, "training"), (data.val, "validation")):
         recorder.log_dataset(f"{images.name} {images.split}", images.fingerprint(), context)
-
-
-def tags(data: Data, hardware: Hardware) -> dict[str, str]:
-    return tracking.environment_tags() | {
-        tracking.KIND: "fit",
-        "hardware": hardware.describe(),
-        "dataset": data.name,
-        "dataset.fingerprint": data.train.fingerprint(),
-        "val_split": data.val.split,
-    }
-
-
-def params(request: FitRequest, recipe: Recipe, data: Data, hardware: Hardware) -> dict[str, Any]:
-    return recipe.settings() | {
-        "dataset": data.name,
-        "seed": request.seed,
-        "precision": hardware.precision,
-        "device": hardware.device,
-        "world_size": hardware.world_size,
-        "target_acc": request.target_acc,
-        "max_epochs": request.max_epochs,
-        "val_split": data.val.split,
-        "val_size": request.val_size,
-        "workers": request.workers,
-        "deterministic": request.deterministic,
-        "compile": request.compile,
-        "train_images": len(data.train),
-        "val_images": len(data.val),
-        "image_size": data.image_size,
-    }
-
-
-def splits_line(data: Data, batch_size: int) -> str:
-    split = "test split" if data.val.split == "test" else "training split, held out"
-    return (
-        f"training on {len(data.train):,} images in batches of {batch_size}, "
-        f"validating on {len(data.val):,} of the {split}"
-    )

@@ -154,7 +154,7 @@ def fit(
         from cifarkit.followers import is_follower
         from cifarkit.repeats import run_fits
         from cifarkit.request import FitRequest
-        from cifarkit.resuming import find_repeated
+        from cifarkit.resuming import find_interrupted, find_repeated
         from cifarkit.session import run_fit
 
     request = FitRequest(
@@ -176,14 +176,15 @@ def fit(
         run_name=run_name,
         tracking_uri=tracking_uri,
     )
-    repeated = None
+    interrupted = repeated = None
     if resume is not None and not is_follower():
         with terminal.busy("looking up the run to go on with"):
-            repeated = find_repeated(request, terminal)
+            interrupted = find_interrupted(request, terminal)
+            repeated = find_repeated(interrupted, request)
     if repeated or (runs > 1 and resume is None):
         _tell_runs(terminal, run_fits(request, runs, terminal, repeated))
         return
-    result = run_fit(request, terminal)
+    result = run_fit(request, terminal, interrupted)
     _say(terminal, result)
     terminal.answer(result, str(result.run_id))
     if result.target_reached is False:
