@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -134,12 +134,11 @@ class EpochTable:
     Off a terminal every epoch is one plain line.
 
     Args:
-        effort: how much work each epoch is, in any unit; from it and the time an epoch took follows the
-            time left.
+        work: how much it is, in any unit, to train from one point to another, both counted in epochs; from
+            it and the time that a part took follows the time left.
         ends: epochs after which the training may end: the last, or an earlier one at the target.
         batch_size: images per step, over all devices.
         workers: whether processes load the images, for which a training may have to wait.
-        validation: the work of a validation as a share of that of an epoch's training.
         val_split: what the validation numbers come from.
         target_acc: see `training.fit.fit`.
         earlier: epochs that a resumed run has behind it.
@@ -151,10 +150,9 @@ class EpochTable:
     def __init__(
         self,
         terminal: Terminal,
-        effort: Sequence[float],
+        work: Callable[[float, float], float],
         ends: Sequence[int],
         *,
-        validation: float,
         val_split: str,
         batch_size: int,
         workers: bool = False,
@@ -163,9 +161,9 @@ class EpochTable:
     ) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-        self.terminal, self.effort, self.ends = terminal, effort, ends
+        self.terminal, self.work, self.ends = terminal, work, ends
         self.batch_size, self.workers = batch_size, workers
-        self.validation, self.val_split, self.target_acc = validation, val_split, target_acc
+        self.val_split, self.target_acc = val_split, target_acc
         self.rows: list[EpochRow] = list(earlier)
         self.first_report: tuple[int, int, float] | None = None
         self.estimated = self.waited = False
@@ -207,9 +205,9 @@ class EpochTable:
             # From between two reports, because the first steps of all are slower.
             self.estimated = True
             _, begin, began = self.first_report
-            whole = (1 + self.validation) * steps / (step - begin) * (now - began)
-            coming = sum(self.effort[epoch - 1 : self._end(epoch)]) / self.effort[epoch - 1]
-            self.terminal.say(f"about {duration(whole * coming)} of training on this machine")
+            pace = (now - began) / self.work(epoch - 1 + begin / steps, epoch - 1 + step / steps)
+            coming = pace * self.work(epoch - 1, self._end(epoch))
+            self.terminal.say(f"about {duration(coming)} of training on this machine")
         self.bar.update(
             self.task,
             description=f"epoch {epoch}/{self._end(epoch)}",
@@ -249,11 +247,8 @@ class EpochTable:
 
     def _left(self, row: EpochRow) -> float:
         """Seconds to the last epoch if the coming ones take the time of this one for the same work."""
-        return (
-            sum(self.effort[row.epoch : self._end(row.epoch)])
-            / self.effort[row.epoch - 1]
-            * row.epoch_seconds
-        )
+        pace = row.epoch_seconds / self.work(row.epoch - 1, row.epoch)
+        return pace * self.work(row.epoch, self._end(row.epoch))
 
     def _line(self, row: EpochRow, best: bool) -> str:
         return (

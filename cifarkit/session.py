@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +202,9 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
     on_device = fits_on_device(data.train, torch.device(job.hardware.device))
     return EpochTable(
         terminal,
-        # The area of an epoch's images.
-        effort=[recipe.kept_in(epoch) * recipe.scale_at(epoch) ** 2 for epoch in range(ends[-1])],
-        ends=ends,
         # A forward pass is a third of a step.
-        validation=len(data.val) / len(data.train) / 3,
+        work=partial(recipe.work, validation=len(data.val) / len(data.train) / 3),
+        ends=ends,
         val_split=data.val.split,
         batch_size=recipe.batch_size,
         workers=request.workers is not None or not on_device,

@@ -106,9 +106,8 @@ def _overheads(recipe: Recipe, data: Data, hardware: Hardware) -> list[BenchRow]
                 recorder.start({})
                 table = EpochTable(
                     Terminal.unseen(),
-                    [1.0] * 3,
+                    recipe.work,
                     [3],
-                    validation=0,
                     val_split=data.val.split,
                     batch_size=recipe.batch_size,
                 )
