@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def empty_store(shared_folder: Path) -> Path:
 
     database = shared_folder / "empty-store" / "mlflow.db"
     database.parent.mkdir(exist_ok=True)
-    connect(f"sqlite:///{database}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The ``noload`` loader")  # MLflow's
+        connect(f"sqlite:///{database}")
     return database
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from cli_harness import (
     ARTIFACTS,
     EPOCH_METRICS,
     Outcome,
-    Screen,
     Store,
     Trained,
     artifact_names,
@@ -34,71 +34,27 @@ EPOCHS = 7
 FIT = ["fit", "--dataset", "digits", "--epochs"]
 
 
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Screen]:
-    """A training on a terminal that Ctrl-C stopped after its second epoch."""
-    folder = tmp_path_factory.mktemp("interrupted")
-    (folder / "scratch").mkdir()
+def test_ctrl_c_and_going_on(cli: Cli, tmp_path: Path, empty_store: Path) -> None:
+    """A training on a terminal that is stopped after its second epoch."""
+    shutil.copy(empty_store, tmp_path)
+    (tmp_path / "scratch").mkdir()
     screen = run_on_terminal(
         [*FIT, str(EPOCHS)],
-        folder,
+        tmp_path,
         signal_after=(f"epoch 3/{EPOCHS}", signal.SIGINT),
-        TMPDIR=str(folder / "scratch"),
+        TMPDIR=str(tmp_path / "scratch"),
     )
-    return Store(folder), screen
-
-
-def test_ctrl_c_ends_the_training_with_a_true_status(interrupted: tuple[Store, Screen]) -> None:
-    store, screen = interrupted
+    store = Store(tmp_path)
+    (run_id,) = store.run_ids
     assert screen.code == 130, screen.err
     assert screen.out == ""
     assert screen.err.endswith("error: interrupted\n")
-    assert f"cifarkit fit --resume {store.run_ids[0][:8]}" in screen.err.replace("\n", " ")
+    assert f"cifarkit fit --resume {run_id[:8]}" in screen.err.replace("\n", " ")
     assert "Traceback" not in screen.err
-    assert list((store.folder / "scratch").glob("cifarkit*")) == []
-    # Where the resuming test has run before, the run has gone on since.
-    assert store.statuses in (["KILLED"], ["FINISHED"])
-
-
-def test_ctrl_c_leaves_the_terminal_as_it_was(interrupted: tuple[Store, Screen]) -> None:
-    interrupted[1].left_the_terminal_as_it_was()
-
-
-@pytest.fixture(scope="module")
-def terminated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Screen]:
-    """A training on a terminal without colours that SIGTERM stopped after its first epoch."""
-    folder = tmp_path_factory.mktemp("terminated")
-    screen = run_on_terminal(
-        [*FIT, str(EPOCHS)], folder, signal_after=("\n    1 ", signal.SIGTERM), NO_COLOR="1"
-    )
-    return Store(folder), screen
-
-
-def test_sigterm_ends_the_training_with_a_true_status(terminated: tuple[Store, Screen]) -> None:
-    store, screen = terminated
-    screen.failed(143, "terminated")
-    assert screen.out == ""
+    assert list((tmp_path / "scratch").glob("cifarkit*")) == []
     assert store.statuses == ["KILLED"]
-
-
-def test_no_color_means_plain_lines_on_a_terminal_too(terminated: tuple[Store, Screen]) -> None:
-    _, screen = terminated
-    assert "\x1b" not in screen.err
-    assert re.search(r"^ +1 .*%.*\*$", screen.err, re.MULTILINE)
     screen.left_the_terminal_as_it_was()
 
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_the_libraries_load(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    outcome = run_until([*FIT, "1"], tmp_path, lambda line: "loading torch" in line, number)
-    outcome.failed(code, "interrupted" if code == 130 else "terminated")
-    assert outcome.out == ""
-    assert Store(tmp_path).statuses == []
-
-
-def test_resume_last_finishes_the_same_run(cli: Cli, interrupted: tuple[Store, Screen]) -> None:
-    store, _ = interrupted
-    (run_id,) = store.run_ids
     outcome = cli("fit", "--resume", "last", store=store).succeeded()
     assert outcome.line == run_id
     assert re.search(r"\ngoing on after epoch [23]( and \d+ steps? of epoch [34])?\n", outcome.err)
@@ -114,6 +70,28 @@ def test_resume_last_finishes_the_same_run(cli: Cli, interrupted: tuple[Store, S
     assert scores["top1"] == pytest.approx(max(accuracies))
     cli("fit", "--resume", run_id[:8], store=store).failed(2, "finished", f"{EPOCHS} of {EPOCHS} epochs")
     assert store.statuses == ["FINISHED"]
+
+
+def test_sigterm_ends_the_training_with_a_true_status(tmp_path: Path, empty_store: Path) -> None:
+    """On a terminal without colours, after the first epoch."""
+    shutil.copy(empty_store, tmp_path)
+    screen = run_on_terminal(
+        [*FIT, str(EPOCHS)], tmp_path, signal_after=("\n    1 ", signal.SIGTERM), NO_COLOR="1"
+    )
+    screen.failed(143, "terminated")
+    assert screen.out == ""
+    assert Store(tmp_path).statuses == ["KILLED"]
+    assert "\x1b" not in screen.err
+    assert re.search(r"^ +1 .*%.*\*$", screen.err, re.MULTILINE)
+    screen.left_the_terminal_as_it_was()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_libraries_load(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    outcome = run_until([*FIT, "1"], tmp_path, lambda line: "loading torch" in line, number)
+    outcome.failed(code, "interrupted" if code == 130 else "terminated")
+    assert outcome.out == ""
+    assert Store(tmp_path).statuses == []
 
 
 def test_a_finished_run_is_not_resumed(cli: Cli, trained: Trained) -> None:

@@ -13,8 +13,15 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+import mlflow.pytorch
+import mlflow.store.tracking.sqlalchemy_store
 import mlflow.system_metrics.system_metrics_monitor  # noqa: F401
+import pytorch_grad_cam  # noqa: F401
+import scipy.stats  # noqa: F401
+import sklearn.datasets  # noqa: F401
 import torch
+import torch.export.pt2_archive
+from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
 import cifarkit.cli
 import cifarkit.data.loading
@@ -42,6 +49,7 @@ def child(order: dict[str, Any]) -> NoReturn:
 
 def main() -> None:
     torch.set_num_threads(1)
+    warn_dependency_requirement_mismatches(["torch"])  # looks through all packages, once in a process
     print("ready", flush=True)
     for line in sys.stdin:
         order = json.loads(line)

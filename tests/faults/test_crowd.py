@@ -20,7 +20,7 @@ def test_many_runs_at_once_on_a_store_that_is_not_there_yet(runs: int, start: St
     processes = [
         start(
             "fit", "--dataset", "digits", "--epochs", "1", "--seed", i, "--experiment", f"new-{i % 2}",
-            folder=folder, MLFLOW_TRACKING_URI=store,
+            folder=folder, new_store=True, MLFLOW_TRACKING_URI=store,
         )
         for i, folder in enumerate(folders)
     ]  # fmt: skip

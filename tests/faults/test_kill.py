@@ -38,9 +38,9 @@ def reference(start: Start, shared_folder: Path) -> tuple[Store, str, float]:
     return Store(folder), run_id, float(took.read_text())
 
 
-def seconds_of_a_training(start: Start, folder: Path) -> float:
+def seconds_of_a_training(start: Start, folder: Path, *, new_store: bool = False) -> float:
     began = time.monotonic()
-    process = start(*FIT, folder=folder)
+    process = start(*FIT, folder=folder, new_store=new_store)
     assert process.wait() == 0, process.said
     return time.monotonic() - began
 
@@ -57,6 +57,8 @@ def stopped_and_resumed(
     folder: Path,
     reference: tuple[Store, str, float],
     moments: list[tuple[float, signal.Signals]],
+    *,
+    new_store: bool = False,
 ) -> int:
     """Start, send a signal after a share of the time that the whole takes, go on, send another, ...; then to
     the end.
@@ -68,7 +70,8 @@ def stopped_and_resumed(
     store, stops = Store(folder), 0
     for moment, number in [*moments, (None, None)]:
         run_ids = list(store.runs)
-        process = start(*((*RESUME, run_ids[0]) if run_ids else FIT), folder=folder)
+        arguments = (*RESUME, run_ids[0]) if run_ids else FIT
+        process = start(*arguments, folder=folder, new_store=new_store)
         if moment is None or number is None:
             assert process.wait() == 0, process.said
             break
@@ -100,16 +103,14 @@ def test_killed_interrupted_and_terminated(
 def test_stopped_at_many_random_moments(
     start: Start, tmp_path: Path, reference: tuple[Store, str, float]
 ) -> None:
-    # The first training of all may have been slow: most moments would come after the end of the others.
-    whole, whole_id, seconds = reference
-    reference = whole, whole_id, min(seconds, seconds_of_a_training(start, tmp_path))
+    reference = *reference[:2], seconds_of_a_training(start, tmp_path, new_store=True)
     draw, stops, trial = random.Random(100), dict.fromkeys(SIGNALS, 0), 0
     while min(stops.values()) < 16:
         folder = tmp_path / str(trial)
         folder.mkdir()
         number = SIGNALS[trial % 3]
         moments = [(draw.random(), number) for _ in range(3)]
-        stops[number] += stopped_and_resumed(start, folder, reference, moments)
+        stops[number] += stopped_and_resumed(start, folder, reference, moments, new_store=True)
         trial += 1
 
 

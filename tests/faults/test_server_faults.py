@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import shutil
 import signal
 import threading
 import time
@@ -23,8 +24,9 @@ IMPATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
     made = Server(tmp_path_factory.mktemp("server"))
+    shutil.copy(empty_store, made.folder)
     made.start()
     yield made
     made.stop()
