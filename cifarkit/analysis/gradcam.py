@@ -45,15 +45,15 @@ def map_sides(network: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
     return {name: side for name, side in sides.items() if runs[name] == 1}
 
 
-def default_layer(network: nn.Module, images: Tensor) -> str:
-    """The last layer whose map is about 8x8: on small images deeper maps of 4x4 or 1x1 say nothing about
-    where, and earlier ones little about what.
+def default_layer(sides: dict[str, tuple[int, int]]) -> str:
+    """Of layers with these `map_sides` the last whose map is about 8x8: on small images deeper maps of 4x4 or
+    1x1 say nothing about where, and earlier ones little about what.
 
     Raises:
         UsageError: no layer has a map over the image.
     """
-    sides = {name: max(side) for name, side in map_sides(network, images).items()}
-    useful = {name: side for name, side in sides.items() if side >= LEAST_MAP_SIDE} or sides
+    longer = {name: max(side) for name, side in sides.items()}
+    useful = {name: side for name, side in longer.items() if side >= LEAST_MAP_SIDE} or longer
     if not useful:
         raise UsageError("no layer of this network has a map over the image")
     # In octaves: 16 is as far from 8 as 4 is.
@@ -74,11 +74,11 @@ def find_layer(
     sides = map_sides(network, images)
     modules = dict(network.named_modules())
     if name is None:
-        name = default_layer(network, images)
+        name = default_layer(sides)
     elif name not in modules or not name:
         raise UnknownName("layer", name, sides)
     elif name not in sides:
-        other = default_layer(network, images)
+        other = default_layer(sides)
         raise UsageError(f"layer {name!r} has no map over the image that is its own; try {other!r}")
     return name, modules[name], sides[name]
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from cifarkit.analysis import METHODS
 from cifarkit.analysis.gradcam import (
     class_maps,
-    default_layer,
     find_layer,
     flaw,
     map_sides,
@@ -238,7 +237,7 @@ def test_the_default_layer_has_a_map_at_every_image_size(name: str, side: int) -
 
 def test_a_network_without_maps_has_no_default_layer() -> None:
     with pytest.raises(UsageError, match="no layer"):
-        default_layer(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(1, 3, 2, 2))
+        find_layer(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(1, 3, 2, 2), None)
 
 
 def test_a_residual_sum_in_place_does_not_change_the_map() -> None:
@@ -290,7 +289,7 @@ def test_maps_may_be_oblong() -> None:
 def test_a_layer_by_name() -> None:
     network = BrightSpots()
     assert find_layer(network, spot(0, 0)[None], "spots") == ("spots", network.spots, (8, 8))
-    assert default_layer(network, spot(0, 0)[None]) == "relu"
+    assert find_layer(network, spot(0, 0)[None], None)[0] == "relu"
 
 
 def test_looking_for_a_layer_leaves_no_hooks() -> None:

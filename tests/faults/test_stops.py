@@ -1,4 +1,4 @@
-"""Ctrl-C at the end of a training, and before a target that is never reached."""
+"""Ctrl-C outside the epochs of a training, and before a target that is never reached."""
 
 from __future__ import annotations
 
@@ -88,3 +88,40 @@ def test_several_seeds_go_on_where_they_were_and_as_they_were_called(start: Star
     summary = json.loads((store.artifacts(parent) / "reports" / "runs.json").read_text())
     assert summary["fits"][0] == json.loads(told)
     assert [fit["epochs"] for fit in summary["fits"]] == [2, 2, 2]
+
+
+def test_ctrl_c_in_the_range_test(start: Start, tmp_path: Path) -> None:
+    process = start(*FIT, "1", "--lr", "auto", folder=tmp_path)
+    process.until_it_says("range test for the learning rate")
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130, process.said
+    store = Store(tmp_path)
+    ((run_id, status),) = store.runs.items()
+    assert status == "KILLED"
+    assert f"go on with `cifarkit fit --resume {run_id}" in process.said.replace("\n", " ")
+    assert store.history(run_id, "val/acc") == []
+    process = start("fit", "--resume", "last", folder=tmp_path)
+    assert process.wait() == 0, process.said
+    assert store.runs == {run_id: "FINISHED"}
+    found = json.loads((store.artifacts(run_id) / "reports" / "lr_range_test.json").read_text())["suggestion"]
+    query = "SELECT value FROM params WHERE run_uuid = ? AND key = 'lr'"
+    assert [float(value) for (value,) in store.rows(query, run_id)] == [found]
+    assert [step for step, _ in store.history(run_id, "val/acc")] == [1]
+
+
+def test_ctrl_c_when_all_seeds_are_trained(start: Start, tmp_path: Path) -> None:
+    process = start(*FIT, "1", "--runs", "2", folder=tmp_path)
+    process.until_it_says("drawing the figures")
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130, process.said
+    store = Store(tmp_path)
+    parent, *seeds = store.runs
+    assert list(store.runs.values()) == ["KILLED", "FINISHED", "FINISHED"]
+    process = start("fit", "--resume", "last", folder=tmp_path)
+    assert process.wait() == 0, process.said
+    assert process.answer == parent
+    assert list(store.runs) == [parent, *seeds]
+    assert set(store.runs.values()) == {"FINISHED"}
+    assert {"model/MLmodel", "reports/runs.json", "figures/curves.png"} <= store.files(parent)
+    for run_id in seeds:
+        assert [step for step, _ in store.history(run_id, "val/acc")] == [1]
