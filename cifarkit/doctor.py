@@ -44,6 +44,8 @@ SUSPICIOUS = 5.0
 DRAWN = 4096
 # Share of a step's time beyond which preparing its images is worth a remark.
 SLOW_LOADER = 0.3
+# So long a store that another process writes is waited for.
+LOCK_SECONDS = 5.0
 GIBIBYTE = 1024**3
 
 
@@ -248,7 +250,7 @@ def store(uri: str | None) -> Iterator[Finding]:
             took = time.perf_counter() - began
             tracking.check_writes(client)
             if database is not None:
-                with closing(sqlite3.connect(database, timeout=5)) as connection:
+                with closing(sqlite3.connect(database, timeout=LOCK_SECONDS)) as connection:
                     connection.execute("BEGIN IMMEDIATE")  # raises where nobody may write
                     connection.rollback()
         except CifarkitError as error:
