@@ -32,6 +32,8 @@ OVERLAY_SIDE = 160  # pixels an overlay has at least, so that a smooth map looks
 
 # Inches: from column to column, from line to line, of an image, and above the first and every line.
 STEP, DOWN, SIDE, HEADING, TITLE = 1.01, 1.21, 0.975, 0.12, 0.18
+# Of the key below: its line, and its bar.
+KEY, BAR_WIDTH, BAR_HEIGHT = 0.2, 0.9, 0.08
 
 Map = NDArray[np.floating]
 
@@ -79,7 +81,9 @@ def cam_grid(
     blocks = min(2, count)
     lines = -(-count // blocks)
     width = STEP * (1 + 2 * pairs) + 0.25  # of a block
-    sheet = Sheet(max(3.2, width * blocks - 0.25), HEADING + DOWN * lines, suptitle)
+    wide, high = max(3.2, width * blocks - 0.25), HEADING + DOWN * lines
+    sheet = Sheet(wide, high + KEY, suptitle)
+    _key(sheet, wide / 2, high + KEY / 2)
     for block in range(blocks):
         _head(sheet, width * block, pairs)
     for i, (image, maps, row) in enumerate(zip(originals, panels, rows, strict=True)):
@@ -108,6 +112,16 @@ def _head(sheet: Sheet, left: float, pairs: int) -> None:
         headings += [(f"{_kind(k)}: map".lstrip(": "), _colour(k)), ("overlay", _colour(k))]
     for j, (heading, colour) in enumerate(headings):
         _write(sheet, (left + STEP * j + EDGE / 2, HEADING, SIDE, SIDE), heading, colour)
+
+
+def _key(sheet: Sheet, middle: float, height: float) -> None:
+    """What the colours of the maps mean."""
+    left, right = middle - BAR_WIDTH / 2, middle + BAR_WIDTH / 2
+    colours = colormaps[COLOURS](np.linspace(0, 1, 256))[None, :, :3]
+    sheet.image(colours, (left, height - BAR_HEIGHT / 2, BAR_WIDTH, BAR_HEIGHT))
+    look: Any = {"room": (1.1, KEY), "color": GRAY, "va": "center_baseline"}
+    sheet.write(left - 0.06, height, "least", 6.5, ha="right", **look)
+    sheet.write(right + 0.06, height, "most evidence", 6.5, ha="left", **look)
 
 
 def _write(sheet: Sheet, box: Box, text: str, colour: str, panels: int = 1) -> None:
