@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 WAITING_TOO_LONG = 0.3
+# Off a terminal, so long nothing is said of something that takes long.
+SILENT_SECONDS = 30
 
 
 class Terminal:
@@ -89,10 +91,19 @@ class Terminal:
 
     @contextmanager
     def progress(self, text: str) -> Iterator[Any]:
-        """Yields ``update(done, total)``; a bar on a terminal, one line elsewhere."""
+        """Yields ``update(done, total)``, the total None where it is unknown; a bar on a terminal, elsewhere
+        a line now and then."""
         if not self.live:
             self.say(f"{text} ...")
-            yield lambda done, total: None
+            said = time.perf_counter()
+
+            def update(done: int, total: int | None) -> None:
+                nonlocal said
+                if time.perf_counter() - said >= SILENT_SECONDS:
+                    said = time.perf_counter()
+                    self.say(f"{text}: {done:,}" + (f" of {total:,}" if total else ""))
+
+            yield update
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

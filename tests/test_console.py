@@ -1,4 +1,4 @@
-"""What the table of epochs tells of the time left; tests/cli shows it on real terminals."""
+"""What is told of how far things are; tests/cli shows it on real terminals."""
 
 from __future__ import annotations
 
@@ -55,3 +55,17 @@ def test_steps_of_different_epochs_tell_nothing(
     said = capsys.readouterr().err
     assert "of training on this machine" not in said
     assert said.splitlines()[1].split()[-2:] == ["0:10", "1:10"]  # an epoch's time, and seven times that
+
+
+def test_off_a_terminal_what_takes_long_is_heard_of_now_and_then(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Terminal().progress("range test") as update:
+        for step in range(1, 1001):
+            clock[0] += 0.07
+            update(step, 1000 if step < 500 else None)
+    assert capsys.readouterr().err.splitlines() == [
+        "range test ...",
+        "range test: 429 of 1,000",
+        "range test: 858",
+    ]
