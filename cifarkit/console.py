@@ -90,7 +90,7 @@ class Terminal:
             yield
 
     @contextmanager
-    def progress(self, text: str) -> Iterator[Any]:
+    def progress(self, text: str, unit: str = "") -> Iterator[Any]:
         """Yields ``update(done, total)``, the total None where it is unknown; a bar on a terminal, elsewhere
         a line now and then."""
         if not self.live:
@@ -101,7 +101,7 @@ class Terminal:
                 nonlocal said
                 if time.perf_counter() - said >= SILENT_SECONDS:
                     said = time.perf_counter()
-                    self.say(f"{text}: {done:,}" + (f" of {total:,}" if total else ""))
+                    self.say(f"{text}: {done:,}" + (f" of {total:,}" if total else "") + f" {unit}".rstrip())
 
             yield update
             return
@@ -212,8 +212,9 @@ class EpochTable:
         left = (steps - step) * self.batch_size / images_per_second
         if self.first_report is None:
             self.first_report = epoch, step, now
-        elif not self.estimated and epoch == self.first_report[0]:
-            # From between two reports, because the first steps of all are slower.
+        elif not self.estimated and epoch == self.first_report[0] and step < steps:
+            # From between two reports, because the first steps of all are slower; the last step's work would
+            # include the validation that is still to come.
             self.estimated = True
             _, begin, began = self.first_report
             pace = (now - began) / self.work(epoch - 1 + begin / steps, epoch - 1 + step / steps)

@@ -67,27 +67,30 @@ class Recipe:
         """The share of the training images that an epoch, counted from 0, shows."""
         return _part(self.keep_hardest, epoch / self.epochs)
 
-    def work(self, begin: float, end: float, validation: float = 0.0) -> float:
+    def work(self, begin: float, end: float, *, side: int, validation: float = 0.0) -> float:
         """What it takes to train from one point to another, both counted in epochs; to show all images once
         at full size is 1.
 
         Args:
-            validation: the work of a validation, at full size, after every epoch.
+            side: of the images at full size, in pixels.
+            validation: the work of a validation of them at that size; there is one after every epoch, of the
+                size that training has come to.
         """
+
+        def area(epoch: float) -> float:
+            share = scaled_side(side, self.scale_at(epoch)) / side
+            return share * share
+
         parts = len(self.image_scale)
         changes = [part * self.epochs / parts for part in range(parts)]
         whole = range(math.floor(begin) + 1, math.floor(end) + 1)
         within = [change for change in changes if begin < change < end]
         points: list[float] = sorted({begin, end, *whole, *within})
         trained = sum(
-            self.kept_in(int(left)) * self._area_at(left) * (right - left) for left, right in pairwise(points)
+            self.kept_in(int(left)) * area(left) * (right - left) for left, right in pairwise(points)
         )
-        # Of the size that training has come to by then.
-        return trained + validation * sum(self._area_at(epoch - 1 / (2 * parts)) for epoch in whole)
-
-    def _area_at(self, epoch: float) -> float:
-        scale = self.scale_at(epoch)
-        return scale * scale
+        # Changes lie at multiples of 1 / parts: none is so close before an epoch's end.
+        return trained + validation * sum(area(epoch - 1 / (2 * parts)) for epoch in whole)
 
     def settings(self) -> dict[str, Any]:
         """The resolved settings as a flat dict of names and numbers; what a run records."""

@@ -18,7 +18,8 @@ from cifarkit.results import Evidence, FitResult, FitRuns, Spread, read_fit, to_
 from cifarkit.resuming import Repeated, find_child
 from cifarkit.scratch import scratch
 from cifarkit.session import Training, log_datasets, open_run, prepare, report, train
-from cifarkit.training.fit import check_images, fit
+from cifarkit.training.fit import fit
+from cifarkit.training.hardware import choose_hardware
 
 
 def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repeated | None = None) -> FitRuns:
@@ -40,16 +41,15 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repea
     request = replace(request, run_name=name)
     parent = tracking.RunRecorder(request.tracking_uri, request.experiment, f"{name}-{runs}-seeds")
     with tracking.recording(parent, terminal.alert):
-        job = prepare(request, terminal)
-        if job.hardware.world_size > 1:
+        hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
+        if hardware.world_size > 1:
             raise UsageError("--runs works on one device; give --gpus 1")
-        if repeated:  # before it is RUNNING again
-            repeated.check_images(job)
-        tags = job.tags() | {tracking.RUNS: str(runs)}
-        run_id = open_run(job, parent, terminal, tags, repeated.run_id if repeated else None)
+        job = prepare(request, hardware, terminal, repeated.check_images if repeated else None)
+        resume = repeated.run_id if repeated else None
+        run_id = open_run(job, parent, terminal, resume, **{tracking.RUNS: str(runs)})
         if not repeated:
             log_datasets(parent, job.data)
-        if job.hardware.device == "cuda":
+        if hardware.device == "cuda":
             with terminal.busy("warming up the GPU"):
                 _warm_up(job)
         try:
@@ -77,7 +77,7 @@ def _train_all(
         seeds = f"{request.seed}-{request.seed + runs - 1}"
         parent.log_params(job.params() | {"seed": seeds, "runs": runs})
     best = max(trainings, key=lambda training: training.result.best_val_acc)
-    command = (repeated.tags if repeated else job.tags())[tracking.COMMAND]
+    command = repeated.command if repeated else tracking.environment_tags()[tracking.COMMAND]
     summary = summarise([training.result for training in trainings], job.hardware.device, command)
     summary = replace(summary, run_id=parent.run_id, best_run_id=best.result.run_id)
     parent.log_metrics(_metrics(summary))
@@ -114,8 +114,8 @@ def _child(job: Job, parent: tracking.RunRecorder, terminal: Terminal, begun: st
         training = Training(read_fit(told.read_text("utf-8")), job.recipe, checkpoints, out)
     else:
         job = _with_its_images(job)
-        if resumed and resumed.story:  # before the run is RUNNING again
-            check_images(f"run {resumed.run_id[:8]}", resumed.story, job.data)
+        if resumed:  # before the run is RUNNING again
+            resumed.check_images(job.data)
         recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
         with tracking.recording(recorder, terminal.alert):
             recorder.start(job.tags() | {tracking.PARENT: parent.run_id}, resume=begun)

@@ -17,6 +17,7 @@ from cifarkit.recipes import Recipe
 from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, load_data
 from cifarkit.training.hardware import Hardware
 
+FINGERPRINTS = ("dataset.fingerprint", "dataset.val_fingerprint")
 # What shapes a training beside its data set and its recipe.
 SHAPING = ("seed", "target_acc", "max_epochs", "val_size", "workers", "deterministic", "compile")
 
@@ -38,7 +39,6 @@ class FitRequest:
     val_size: int
     deterministic: bool
     compile: bool
-    resume: str | None
     experiment: str
     run_name: str | None
     tracking_uri: str | None
@@ -111,28 +111,18 @@ class Job:
         }
 
     def tags(self) -> dict[str, str]:
-        """Of its MLflow run."""
-        return (
-            tracking.environment_tags()
-            | {
-                tracking.KIND: "fit",
-                tracking.PLAN: json.dumps(self.plan()),
-                "hardware": self.hardware.describe(),
-                "dataset": self.data.name,
-                "val_split": self.data.val.split,
-            }
-            | self.fingerprints()
-        )
-
-    def fingerprints(self) -> dict[str, str]:
-        """Of the images to train on and those to validate on, as tags."""
-        return {
-            "dataset.fingerprint": self.data.train.fingerprint(),
-            "dataset.val_fingerprint": self.data.val.fingerprint(),
+        """What its MLflow run is tagged with."""
+        own = {
+            tracking.KIND: "fit",
+            tracking.PLAN: json.dumps(self.plan()),
+            "hardware": self.hardware.describe(),
+            "dataset": self.data.name,
+            "val_split": self.data.val.split,
         }
+        return tracking.environment_tags() | own | fingerprints(self.data)
 
     def params(self) -> dict[str, Any]:
-        """Of its MLflow run."""
+        """What its MLflow run records as parameters."""
         request, data, hardware = self.request, self.data, self.hardware
         return self.recipe.settings() | {
             "dataset": data.name,
@@ -160,3 +150,8 @@ class Job:
             f"training on {len(train):,} images in batches of {self.recipe.batch_size}, "
             f"validating on {len(val):,} of the {split}"
         )
+
+
+def fingerprints(data: Data) -> dict[str, str]:
+    """Of the images to train on and those to validate on, as tags of a run."""
+    return dict(zip(FINGERPRINTS, (data.train.fingerprint(), data.val.fingerprint()), strict=True))

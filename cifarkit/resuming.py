@@ -12,11 +12,12 @@ from typing import Any
 from cifarkit import tracking
 from cifarkit.console import Terminal, plural
 from cifarkit.errors import CheckpointError, OtherVersion, UsageError
-from cifarkit.request import SHAPING, FitRequest, Job
+from cifarkit.request import FINGERPRINTS, SHAPING, FitRequest, fingerprints
 from cifarkit.results import EpochRow
 from cifarkit.subjects import checkpoint_of_run
 from cifarkit.training.checkpoints import Story, read_story
-from cifarkit.training.fit import is_complete
+from cifarkit.training.data import Data
+from cifarkit.training.fit import check_images, is_complete
 from cifarkit.training.hardware import Hardware
 from cifarkit.training.module import WITHIN_EPOCH
 
@@ -26,7 +27,7 @@ class Resumed:
     """A run to go on with.
 
     Attributes:
-        plan: what shapes its training (`FitRequest.plan`).
+        plan: what shapes its training (`Job.plan`).
         has_params: whether they are recorded.
         hardware: what it ran on so far (`Hardware.describe`).
         story: of its last checkpoint; None where it ended before its first.
@@ -46,6 +47,15 @@ class Resumed:
     @property
     def rows(self) -> Sequence[EpochRow]:
         return self.story.rows if self.story else ()
+
+    def check_images(self, data: Data) -> None:
+        """That it can go on with these.
+
+        Raises:
+            CheckpointError: it cannot.
+        """
+        if self.story:
+            check_images(f"run {self.run_id[:8]}", self.story, data)
 
     def tell(self, hardware: Hardware, terminal: Terminal) -> None:
         """Where it goes on, and whether that is on other hardware."""
@@ -69,53 +79,52 @@ class Repeated:
     """A run of several seeds to go on with.
 
     Attributes:
-        plan: what shapes its trainings (`FitRequest.plan`), from the first seed on.
+        plan: what shapes its trainings (`Job.plan`), from the first seed on.
         runs: how many seeds it was to have.
         has_params: whether its parameters are recorded.
+        command: that began it.
         children: run ids of those that have begun, by seed.
         experiment, name: where it is, and how it is called but for the number of its seeds.
-        tags: of the run.
+        fingerprints: of the first seed's images (`request.fingerprints`).
     """
 
     run_id: str
     plan: dict[str, Any]
     runs: int
     has_params: bool
+    command: str
     children: dict[int, str]
     experiment: str
     name: str
-    tags: dict[str, str]
+    fingerprints: dict[str, str]
 
-    def check_images(self, job: Job) -> None:
+    def check_images(self, data: Data) -> None:
         """That these are the images it was begun with.
 
         Raises:
             CheckpointError: they are not.
         """
-        for name, fingerprint in job.fingerprints().items():
-            if self.tags.get(name, fingerprint) != fingerprint:
+        for name, fingerprint in fingerprints(data).items():
+            known = self.fingerprints.get(name, fingerprint)
+            if known != fingerprint:
                 raise CheckpointError(
-                    f"run {self.run_id[:8]} was begun with other images of {job.data.name} "
-                    f"({name} {self.tags[name]}, now {fingerprint})"
+                    f"run {self.run_id[:8]} was begun with other images of {data.name} "
+                    f"({name} {known}, now {fingerprint})"
                 )
 
 
-def find_interrupted(request: FitRequest, terminal: Terminal) -> Any:
-    """The run that the request wants to go on with, once everything is recorded that a process has left
-    behind which is gone.
+def find_interrupted(reference: str, experiment: str, client: Any, terminal: Terminal) -> Any:
+    """The run to go on with, by an id, a prefix or ``last``; whole as of `_whole`.
 
     Raises:
         RunNotFound, TrackingError: there is none.
         UsageError: another process is at work on it.
     """
-    assert request.resume is not None
-    client = tracking.connect(request.tracking_uri)
-    run = tracking.find_run(client, request.resume, request.experiment, unfinished=True)
-    return _whole(run, client, terminal)
+    return _whole(tracking.find_run(client, reference, experiment, unfinished=True), client, terminal)
 
 
 def _whole(run: Any, client: Any, terminal: Terminal) -> Any:
-    """The run with what a process has left to be recorded that is gone.
+    """The run once everything is recorded that a process has left behind which is gone.
 
     Raises:
         UsageError: another process is at work on it.
@@ -130,12 +139,12 @@ def _whole(run: Any, client: Any, terminal: Terminal) -> Any:
     return client.get_run(run_id)  # which may have had its end among that
 
 
-def find_repeated(run: Any, request: FitRequest) -> Repeated | None:
+def find_repeated(run: Any, client: Any, request: FitRequest) -> Repeated | None:
     """What is there of an interrupted run of several seeds; None where it is none.
 
     Raises:
-        UsageError: another process is at work on it, it is finished, or a target is asked for, which the
-            seeds have in common.
+        UsageError: another process is at work on one of its seeds, it is finished, or a target is asked for,
+            which the seeds have in common.
     """
     tags, run_id = run.data.tags, run.info.run_id
     if tracking.RUNS not in tags or tracking.PLAN not in tags:
@@ -144,7 +153,6 @@ def find_repeated(run: Any, request: FitRequest) -> Repeated | None:
         raise UsageError(f"this run is finished: all of its {tags[tracking.RUNS]} seeds are trained")
     if request.target_acc is not None or request.max_epochs is not None:
         raise UsageError("--target-acc and --max-epochs cannot change in a run of several seeds")
-    client = tracking.connect(request.tracking_uri)
     children = {}
     for child in tracking.find_children(client, run):
         if tracking.PLAN not in child.data.tags:  # not one of ours
@@ -159,15 +167,16 @@ def find_repeated(run: Any, request: FitRequest) -> Repeated | None:
         plan=plan,
         runs=runs,
         has_params=has_params,
+        command=tags[tracking.COMMAND],
         children=children,
         experiment=client.get_experiment(run.info.experiment_id).name,
         name=run.info.run_name.removesuffix(f"-{runs}-seeds"),
-        tags=tags,
+        fingerprints={name: tags[name] for name in FINGERPRINTS if name in tags},
     )
 
 
 def find_child(run_id: str, client: Any, folder: Path, terminal: Terminal) -> Resumed:
-    """The run of one of several seeds; see `restore`."""
+    """The run of one of several seeds; errors as of `restore`, and where another process is at work on it."""
     return restore(_whole(client.get_run(run_id), client, terminal), client, folder, terminal)
 
 

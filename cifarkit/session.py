@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,8 @@ from cifarkit.subjects import Subject
 from cifarkit.training import lr_find
 from cifarkit.training.checkpoints import load_checkpoint, read_rates
 from cifarkit.training.data import Data
-from cifarkit.training.fit import check_images, fit
-from cifarkit.training.hardware import choose_hardware
+from cifarkit.training.fit import fit
+from cifarkit.training.hardware import Hardware, choose_hardware
 from cifarkit.training.summary import model_table
 
 
@@ -71,7 +71,7 @@ def run_fit(request: FitRequest, terminal: Terminal, interrupted: Any = None) ->
     """Train, draw, record.
 
     Args:
-        interrupted: the run to go on with (`resuming.find_interrupted`).
+        interrupted: the run to go on with, from `resuming.find_interrupted`.
 
     Raises:
         CifarkitError: everything that `training.fit.fit`, the data and the store can raise; the run, once
@@ -87,10 +87,9 @@ def run_fit(request: FitRequest, terminal: Terminal, interrupted: Any = None) ->
             with terminal.busy("fetching its checkpoints"):
                 resumed = restore(interrupted, recorder.client, Path(downloads), terminal)
             request = as_it_was(request, resumed)
-        job = prepare(request, terminal)
-        if resumed and resumed.story:  # before the run is RUNNING again
-            check_images(f"run {resumed.run_id[:8]}", resumed.story, job.data)
-        run_id = open_run(job, recorder, terminal, job.tags(), resumed.run_id if resumed else None)
+        hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
+        job = prepare(request, hardware, terminal, resumed.check_images if resumed else None)
+        run_id = open_run(job, recorder, terminal, resumed.run_id if resumed else None)
         if resumed:
             resumed.tell(job.hardware, terminal)
         try:
@@ -106,25 +105,32 @@ def run_fit(request: FitRequest, terminal: Terminal, interrupted: Any = None) ->
         return training.result
 
 
-def prepare(request: FitRequest, terminal: Terminal) -> Job:
-    """Choose the hardware, read the data, and give the recipe its final form."""
-    hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
+def prepare(
+    request: FitRequest,
+    hardware: Hardware,
+    terminal: Terminal,
+    check_images: Callable[[Data], None] | None = None,
+) -> Job:
+    """Read the data and give the recipe its final form.
+
+    Args:
+        check_images: raises an error where a run cannot go on with these images, before it is RUNNING again.
+    """
     with terminal.busy(f"reading {request.source.name}"):
         data = request.load()
+    if check_images:
+        check_images(data)
     return Job(request, request.final_recipe(data, hardware), data, hardware)
 
 
 def open_run(
-    job: Job,
-    recorder: tracking.RunRecorder,
-    terminal: Terminal,
-    tags: dict[str, str],
-    resume: str | None,
+    job: Job, recorder: tracking.RunRecorder, terminal: Terminal, resume: str | None, **more_tags: str
 ) -> str:
-    """Begin the run with these tags, or go on with the one of this id; its id is returned."""
+    """Begin the job's run, or go on with the one of this id; its id is returned."""
+    tags = job.tags() | more_tags
     with terminal.busy("opening the MLflow run"):
         run_id = recorder.start(tags, resume=resume)
-    if resume:  # perhaps with another target
+    if resume:  # a single run perhaps with another target
         recorder.set_tags({tracking.PLAN: tags[tracking.PLAN]})
     terminal.say(f"run {run_id}: {job.data.name}, recipe {job.recipe.name}, {job.hardware.describe()}")
     terminal.say(job.describe())
@@ -203,7 +209,11 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
     return EpochTable(
         terminal,
         # A forward pass is a third of a step.
-        work=partial(recipe.work, validation=len(data.val) / len(data.train) / 3),
+        work=partial(
+            recipe.work,
+            side=data.preprocessing.image_shape[1],
+            validation=len(data.val) / len(data.train) / 3,
+        ),
         ends=ends,
         val_split=data.val.split,
         batch_size=recipe.batch_size,

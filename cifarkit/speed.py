@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from cifarkit import figures, reports, tracking
@@ -106,7 +107,7 @@ def _overheads(recipe: Recipe, data: Data, hardware: Hardware) -> list[BenchRow]
                 recorder.start({})
                 table = EpochTable(
                     Terminal.unseen(),
-                    recipe.work,
+                    partial(recipe.work, side=data.preprocessing.image_shape[1]),
                     [3],
                     val_split=data.val.split,
                     batch_size=recipe.batch_size,

@@ -42,6 +42,17 @@ def test_the_first_steps_tell_how_long_the_training_takes(
     assert capsys.readouterr().err.count("about 2:40 of training on this machine") == 1
 
 
+def test_the_last_step_of_an_epoch_tells_nothing(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The validation after it belongs to the work that would be done, and has not begun."""
+    with table() as epochs:
+        for step, seconds in ((1, 9.0), (2, 13.0)):
+            clock[0] = seconds
+            epochs.on_step(1, step, 2, 500.0)
+    assert "of training on this machine" not in capsys.readouterr().err
+
+
 def test_steps_of_different_epochs_tell_nothing(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,12 +71,12 @@ def test_steps_of_different_epochs_tell_nothing(
 def test_off_a_terminal_what_takes_long_is_heard_of_now_and_then(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Terminal().progress("range test") as update:
+    with Terminal().progress("fetching", "bytes") as update:
         for step in range(1, 1001):
             clock[0] += 0.07
             update(step, 1000 if step < 500 else None)
     assert capsys.readouterr().err.splitlines() == [
-        "range test ...",
-        "range test: 429 of 1,000",
-        "range test: 858",
+        "fetching ...",
+        "fetching: 429 of 1,000 bytes",
+        "fetching: 858 bytes",
     ]

@@ -496,6 +496,7 @@ def test_cam_grid_puts_map_and_overlay_beside_the_image() -> None:
     figure = cams(3, images=flat(3))
     shown = texts(figure)
     assert {"image", "predicted: map", "true: map", "overlay"} <= {text.strip() for text in shown}
+    assert {"least", "most evidence within each map"} <= set(shown)
     assert shown.count("constant") == 1
     assert sum("cat 93%" in text for text in shown) == 3
     image, beside, below = blocks_of(flat(3), figure)

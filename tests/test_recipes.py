@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields, replace
+from functools import partial
 
 import pytest
 
@@ -43,18 +44,22 @@ def test_numbers_are_usable(recipe: Recipe) -> None:
 
 def test_work_follows_the_area_of_the_images_that_are_shown() -> None:
     recipe = replace(RECIPES["fast"], epochs=4, image_scale=(0.5, 1.0), keep_hardest=(1.0, 0.5))
-    assert recipe.work(0, 4) == 2 * 0.25 + 2 * 0.5
-    assert recipe.work(1.5, 2.5) == 0.5 * 0.25 + 0.5 * 0.5
-    assert recipe.work(4, 6) == 2 * 0.5  # a training that goes on
-    assert recipe.work(0, 4, validation=0.2) == 1.5 + 0.2 * (0.25 + 0.25 + 1 + 1)
-    assert recipe.work(2.5, 2.75, validation=0.2) == 0.125
+    work = partial(recipe.work, side=32)
+    assert work(0, 4) == 2 * 0.25 + 2 * 0.5
+    assert work(1.5, 2.5) == 0.5 * 0.25 + 0.5 * 0.5
+    assert work(4, 6) == 2 * 0.5  # a training that goes on
+    assert work(0, 4, validation=0.2) == 1.5 + 0.2 * (0.25 + 0.25 + 1 + 1)
+    assert work(2.5, 2.75, validation=0.2) == 0.125
+    # Images of 8 pixels are not made smaller.
+    assert recipe.work(0, 4, side=8) == 2 + 2 * 0.5
 
 
 def test_images_may_grow_within_an_epoch() -> None:
     recipe = replace(RECIPES["fast"], epochs=1, image_scale=(0.5, 1.0), keep_hardest=(1.0,))
-    assert recipe.work(0, 1) == 0.5 * 0.25 + 0.5
-    assert recipe.work(0, 1, validation=1.0) == 0.625 + 1
-    assert sum(recipe.work(part / 4, (part + 1) / 4) for part in range(4)) == recipe.work(0, 1)
+    work = partial(recipe.work, side=32)
+    assert work(0, 1) == 0.5 * 0.25 + 0.5
+    assert work(0, 1, validation=1.0) == 0.625 + 1
+    assert sum(work(part / 4, (part + 1) / 4) for part in range(4)) == work(0, 1)
 
 
 @EVERY

@@ -33,7 +33,7 @@ def download(
 
     terminal = Terminal(json=json, quiet=quiet)
     source = find_dataset(dataset)
-    with terminal.progress(f"fetching {source.name}") as update:
+    with terminal.progress(f"fetching {source.name}", "bytes") as update:
         path = loading.download(
             source, data_dir or loading.default_data_dir(), lambda name, done, total: update(done, total)
         )

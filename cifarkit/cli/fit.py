@@ -156,6 +156,7 @@ def fit(
         from cifarkit.request import FitRequest
         from cifarkit.resuming import find_interrupted, find_repeated
         from cifarkit.session import run_fit
+        from cifarkit.tracking import connect
 
     request = FitRequest(
         source=source,
@@ -171,7 +172,6 @@ def fit(
         val_size=val_size,
         deterministic=deterministic,
         compile=compile,
-        resume=resume,
         experiment=experiment,
         run_name=run_name,
         tracking_uri=tracking_uri,
@@ -179,8 +179,9 @@ def fit(
     interrupted = repeated = None
     if resume is not None and not is_follower():
         with terminal.busy("looking up the run to go on with"):
-            interrupted = find_interrupted(request, terminal)
-            repeated = find_repeated(interrupted, request)
+            client = connect(tracking_uri)
+            interrupted = find_interrupted(resume, experiment, client, terminal)
+            repeated = find_repeated(interrupted, client, request)
     if repeated or (runs > 1 and resume is None):
         _tell_runs(terminal, run_fits(request, runs, terminal, repeated))
         return

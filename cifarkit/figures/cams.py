@@ -119,9 +119,9 @@ def _key(sheet: Sheet, middle: float, height: float) -> None:
     left, right = middle - BAR_WIDTH / 2, middle + BAR_WIDTH / 2
     colours = colormaps[COLOURS](np.linspace(0, 1, 256))[None, :, :3]
     sheet.image(colours, (left, height - BAR_HEIGHT / 2, BAR_WIDTH, BAR_HEIGHT))
-    look: Any = {"room": (1.1, KEY), "color": GRAY, "va": "center_baseline"}
+    look: Any = {"room": (1.6, KEY), "color": GRAY, "va": "center_baseline"}
     sheet.write(left - 0.06, height, "least", 6.5, ha="right", **look)
-    sheet.write(right + 0.06, height, "most evidence", 6.5, ha="left", **look)
+    sheet.write(right + 0.06, height, "most evidence within each map", 6.5, ha="left", **look)
 
 
 def _write(sheet: Sheet, box: Box, text: str, colour: str, panels: int = 1) -> None:

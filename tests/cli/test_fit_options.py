@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -93,15 +94,34 @@ def test_a_run_whose_images_have_changed_is_not_touched(cli: Cli, tmp_path: Path
     # Nobody can tell these classes apart.
     root = colour_folder(tmp_path / "greys", dict.fromkeys(("one", "two"), (99, 99, 99)), 30, 16)
     options = ("--dataset", f"folder:{root}", "--image-size", "16", "--epochs", "1", "--target-acc", "1")
-    run_id = cli("fit", *options, "--max-epochs", "1", "--run-name", "[/x] [red]").line
-    for path in root.rglob("*.png"):
-        path.write_bytes((root / "one" / "00.png").read_bytes())
+    named = ("--run-name", "[/x] [red]")
+    run_id = cli("fit", *options, "--max-epochs", "1", "--batch-size", "20", *named).line
+    # Fewer than a batch: what is wrong is not its size.
+    for path in [*root.rglob("1*.png"), *root.rglob("2*.png")]:
+        path.unlink()
     outcome = cli("fit", "--resume", run_id, "--max-epochs", "2")
     outcome.failed(1, f"run {run_id[:8]} was trained on other images", "fingerprint")
     assert Store(tmp_path).statuses == ["FINISHED"]
     listed = cli("runs", "list").succeeded()
     assert listed.line == run_id
     assert "[/x] [red]" in listed.err
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_several_seeds_do_not_go_on_with_other_test_images(cli: Cli, tmp_path: Path) -> None:
+    for split, images in (("train", 20), ("test", 4)):
+        colour_folder(tmp_path / "photos" / split, COLOURS, images, 16)
+    options = ("--dataset", "folder:photos", "--image-size", "16", "--epochs", "1", "--runs", "2")
+    run_id = cli("fit", *options).succeeded().line
+    store = Store(tmp_path)
+    mlflow.MlflowClient(store.uri).set_terminated(run_id, "KILLED")
+    before = store.statuses
+    assert sorted(before) == ["FINISHED", "FINISHED", "KILLED"]
+    shutil.copy(tmp_path / "photos/test/red/00.png", tmp_path / "photos/test/red/01.png")
+    cli("fit", "--resume", run_id).failed(
+        1, f"run {run_id[:8]} was begun with other images", "val_fingerprint"
+    )
+    assert store.statuses == before
 
 
 @pytest.mark.usefixtures("without_figures")

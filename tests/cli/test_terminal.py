@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -189,8 +188,7 @@ def test_a_reader_that_never_was(line: str, tmp_path: Path) -> None:
 # -- a terminal -----------------------------------------------------------------------------------
 
 
-def test_fit_on_a_terminal_is_live(tmp_path: Path, empty_store: Path) -> None:
-    shutil.copy(empty_store, tmp_path)
+def test_fit_on_a_terminal_is_live(tmp_path: Path) -> None:
     screen = run_on_terminal(["fit", "--dataset", "digits", "--epochs", "2"], tmp_path)
     assert screen.code == 0, screen.err
     assert screen.line == Store(tmp_path).run_ids[0]

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 Start = Callable[..., Process]
 
-# Growing images and hard examples are the parts whose state is easily lost.
+# Hard examples are the part whose state is easily lost; growing images are in tests/training/test_fit.py.
 FIT = (
     "fit", "--dataset", "digits", "--recipe", "fast", "--model", "small-cnn", "--optimizer", "adamw",
     "--lr", "0.003", "--epochs", "4", "--batch-size", "128", "--seed", "3",

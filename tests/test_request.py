@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cifarkit.data.datasets import DATASETS
+from cifarkit.recipes import RECIPES
+from cifarkit.request import FitRequest, Job, fingerprints
+from cifarkit.training.data import load_data
+from cifarkit.training.hardware import Hardware
+
+
+@pytest.fixture(scope="module")
+def request_() -> FitRequest:
+    return FitRequest(
+        source=DATASETS["digits"],
+        recipe=RECIPES["fast"].override(model="small-cnn"),
+        data_dir=Path("unused"),
+        seed=7,
+        target_acc=0.9,
+        max_epochs=12,
+        own_batch_size=False,
+        gpus=None,
+        nodes=1,
+        workers=2,
+        val_size=100,
+        deterministic=True,
+        compile=False,
+        experiment="trial",
+        run_name=None,
+        tracking_uri=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def job(request_: FitRequest) -> Job:
+    data, hardware = request_.load(), Hardware("cpu", 1, 1, "bf16")
+    return Job(request_, request_.final_recipe(data, hardware), data, hardware)
+
+
+def test_a_plan_brings_the_training_back(request_: FitRequest, job: Job) -> None:
+    """In its own precision, which `auto` would choose anew on another machine."""
+    again = replace(request_, seed=0, target_acc=None, val_size=0).with_plan(
+        json.loads(json.dumps(job.plan()))
+    )
+    assert request_.recipe.precision == "auto"
+    assert again.recipe.precision == "bf16"
+    assert again.recipe.settings() == job.recipe.settings() | {"precision": "bf16"}
+    assert again.shaping() == request_.shaping()
+    assert (again.source, again.val_size) == (request_.source, 100)
+    assert again.final_recipe(job.data, job.hardware) == again.recipe
+
+
+def test_a_batch_is_made_for_the_data(request_: FitRequest, job: Job) -> None:
+    assert (request_.recipe.batch_size, job.recipe.batch_size) == (500, len(job.data.train) // 8)
+
+
+def test_a_run_tells_its_images_and_its_plan(job: Job) -> None:
+    tags = job.tags()
+    assert json.loads(tags["cifarkit.plan"]) == job.plan()
+    assert {key: tags[key] for key in fingerprints(job.data)} == fingerprints(job.data)
+    others = fingerprints(load_data(DATASETS["digits"], Path("unused"), val_size=100, seed=8))
+    assert all(others[key] != tags[key] for key in others)
+
+
+def test_a_run_records_every_setting_of_its_recipe(job: Job) -> None:
+    params = job.params()
+    settings = job.recipe.settings() | {"precision": "bf16"}
+    assert {key: params[key] for key in settings} == settings
+    assert (params["device"], params["world_size"], params["seed"]) == ("cpu", 1, 7)
+    assert params["train_images"] + params["val_images"] == len(job.data.train) + 100
