@@ -69,6 +69,17 @@ def data(digits: ImageSet, unseen_digits: ImageSet) -> Data:
 
 
 @pytest.fixture
+def larger_data(data: Data) -> Data:
+    """Of 16 x 16 pixels, which training may make smaller: no image gets less than 8."""
+
+    def enlarged(images: ImageSet) -> ImageSet:
+        return replace(images, images=images.images.repeat(2, axis=1).repeat(2, axis=2))
+
+    train = enlarged(data.train)
+    return Data("digits", train, enlarged(data.val), preprocessing_for(train, (0.3,), (0.4,)))
+
+
+@pytest.fixture
 def flat_data(data: Data) -> Data:
     """Validated on ten copies of one image, one of each class: the accuracy is always a tenth."""
     one = data.val.take([0] * 10)

@@ -403,7 +403,7 @@ def test_an_interrupted_training_can_be_resumed(
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (2, 2), (3, 1)])
 def test_a_training_goes_on_within_an_epoch(
     recipe: Recipe,
-    data: Data,
+    larger_data: Data,
     cpu: Hardware,
     tmp_path: Path,
     watcher: Any,
@@ -417,7 +417,7 @@ def test_a_training_goes_on_within_an_epoch(
     """As if nothing had been: images that grow, hard ones and dropout included; no step is done twice."""
     monkeypatch.setattr("cifarkit.training.callbacks.STEP_REPORT_SECONDS", 0)
     recipe = replace(recipe, image_scale=(0.5, 0.75, 1.0, 1.0), keep_hardest=(1.0, 0.75, 0.75), batch_size=40)
-    expected = fit(recipe, data, cpu, tmp_path / "whole", workers=workers)
+    expected = fit(recipe, larger_data, cpu, tmp_path / "whole", workers=workers)
 
     def stop(at_epoch: int, at_step: int) -> None:
         if (at_epoch, at_step) == (epoch, step):
@@ -426,17 +426,20 @@ def test_a_training_goes_on_within_an_epoch(
     first, second = watcher(at_step=stop), watcher()
     folder = tmp_path / "stopped"
     with pytest.raises(Interrupted):
-        fit(recipe, data, cpu, folder, workers=workers, observers=[first])
+        fit(recipe, larger_data, cpu, folder, workers=workers, observers=[first])
     assert first.steps[-1][:2] == (epoch, step)
     assert [stopped[:2] for stopped in first.stops] == [(epoch, step)]
     assert len(read_story(folder / "last.ckpt")[0].rows) == epoch - 1
     resume = folder / "last.ckpt"
-    result = fit(recipe, data, cpu, tmp_path / "on", workers=workers, resume=resume, observers=[second])
+    result = fit(
+        recipe, larger_data, cpu, tmp_path / "on", workers=workers, resume=resume, observers=[second]
+    )
     steps = [5, 3, 3]
     every = [(e, s, n) for e, n in enumerate(steps, start=1) for s in range(1, n + 1)]
     assert first.steps + second.steps == every
     assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
     assert same(weights(result.best_checkpoint), weights(expected.best_checkpoint))
+    assert [row.image_side for row in expected.rows] == [12, 16, 16]  # from 8 on
     assert without_times(result.rows) == without_times(expected.rows)
     assert read_rates(Path(result.last_checkpoint)) == read_rates(Path(expected.last_checkpoint))
     assert result.rows[epoch - 1].train_seconds < 60
