@@ -105,12 +105,12 @@ class Terminal:
 
             yield update
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
+            MofNCompleteColumn(),
         )
         with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
             task = bar.add_task(text, total=None)

@@ -17,7 +17,8 @@ from cifarkit.recipes import Recipe
 from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, load_data
 from cifarkit.training.hardware import Hardware
 
-FINGERPRINTS = ("dataset.fingerprint", "dataset.val_fingerprint")
+# Tags of a run: the fingerprints of its images.
+FINGERPRINT, VAL_FINGERPRINT = "dataset.fingerprint", "dataset.val_fingerprint"
 # What shapes a training beside its data set and its recipe.
 SHAPING = ("seed", "target_acc", "max_epochs", "val_size", "workers", "deterministic", "compile")
 
@@ -118,8 +119,10 @@ class Job:
             "hardware": self.hardware.describe(),
             "dataset": self.data.name,
             "val_split": self.data.val.split,
+            FINGERPRINT: self.data.train.fingerprint,
+            VAL_FINGERPRINT: self.data.val.fingerprint,
         }
-        return tracking.environment_tags() | own | fingerprints(self.data)
+        return tracking.environment_tags() | own
 
     def params(self) -> dict[str, Any]:
         """What its MLflow run records as parameters."""
@@ -150,8 +153,3 @@ class Job:
             f"training on {len(train):,} images in batches of {self.recipe.batch_size}, "
             f"validating on {len(val):,} of the {split}"
         )
-
-
-def fingerprints(data: Data) -> dict[str, str]:
-    """Of the images to train on and those to validate on, as tags of a run."""
-    return dict(zip(FINGERPRINTS, (data.train.fingerprint(), data.val.fingerprint()), strict=True))

@@ -12,12 +12,12 @@ from typing import Any
 from cifarkit import tracking
 from cifarkit.console import Terminal, plural
 from cifarkit.errors import CheckpointError, OtherVersion, UsageError
-from cifarkit.request import FINGERPRINTS, SHAPING, FitRequest, fingerprints
+from cifarkit.request import FINGERPRINT, SHAPING, VAL_FINGERPRINT, FitRequest
 from cifarkit.results import EpochRow
 from cifarkit.subjects import checkpoint_of_run
 from cifarkit.training.checkpoints import Story, read_story
 from cifarkit.training.data import Data
-from cifarkit.training.fit import check_images, is_complete
+from cifarkit.training.fit import is_complete
 from cifarkit.training.hardware import Hardware
 from cifarkit.training.module import WITHIN_EPOCH
 
@@ -55,7 +55,8 @@ class Resumed:
             CheckpointError: it cannot.
         """
         if self.story:
-            check_images(f"run {self.run_id[:8]}", self.story, data)
+            known = self.story.fingerprint, self.story.val_fingerprint
+            data.check_fingerprints(f"run {self.run_id[:8]}", *known)
 
     def tell(self, hardware: Hardware, terminal: Terminal) -> None:
         """Where it goes on, and whether that is on other hardware."""
@@ -85,7 +86,8 @@ class Repeated:
         command: that began it.
         children: run ids of those that have begun, by seed.
         experiment, name: where it is, and how it is called but for the number of its seeds.
-        fingerprints: of the first seed's images (`request.fingerprints`).
+        fingerprints: of the first seed's images, those to train on and those to validate on; None where it
+            has not recorded them.
     """
 
     run_id: str
@@ -96,7 +98,7 @@ class Repeated:
     children: dict[int, str]
     experiment: str
     name: str
-    fingerprints: dict[str, str]
+    fingerprints: tuple[str | None, str | None]
 
     def check_images(self, data: Data) -> None:
         """That these are the images it was begun with.
@@ -104,13 +106,7 @@ class Repeated:
         Raises:
             CheckpointError: they are not.
         """
-        for name, fingerprint in fingerprints(data).items():
-            known = self.fingerprints.get(name, fingerprint)
-            if known != fingerprint:
-                raise CheckpointError(
-                    f"run {self.run_id[:8]} was begun with other images of {data.name} "
-                    f"({name} {known}, now {fingerprint})"
-                )
+        data.check_fingerprints(f"run {self.run_id[:8]}", *self.fingerprints)
 
 
 def find_interrupted(reference: str, experiment: str, client: Any, terminal: Terminal) -> Any:
@@ -171,7 +167,7 @@ def find_repeated(run: Any, client: Any, request: FitRequest) -> Repeated | None
         children=children,
         experiment=client.get_experiment(run.info.experiment_id).name,
         name=run.info.run_name.removesuffix(f"-{runs}-seeds"),
-        fingerprints={name: tags[name] for name in FINGERPRINTS if name in tags},
+        fingerprints=(tags.get(FINGERPRINT), tags.get(VAL_FINGERPRINT)),
     )
 
 

@@ -264,4 +264,4 @@ def report(training: Training, job: Job, recorder: tracking.RunRecorder, termina
 
 def log_datasets(recorder: tracking.RunRecorder, data: Data) -> None:
     for images, context in ((data.train, "training"), (data.val, "validation")):
-        recorder.log_dataset(f"{images.name} {images.split}", images.fingerprint(), context)
+        recorder.log_dataset(f"{images.name} {images.split}", images.fingerprint, context)

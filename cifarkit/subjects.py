@@ -109,7 +109,7 @@ def open_subject(
         )
     # Images that moved from one split to another would be measured although they were trained on.
     known = {"train": story.fingerprint, story.val_split: story.val_fingerprint}
-    if dataset is None and known.get(images.split, "") not in ("", images.fingerprint()):
+    if dataset is None and known.get(images.split, "") not in ("", images.fingerprint):
         # Images held out now may be among those it was trained on.
         remedy = f"; to measure it on them all the same, say --dataset {story.dataset}"
         raise CheckpointError(

@@ -36,7 +36,7 @@ class DigitsSource:
         return everything.take(train if split == "train" else test, split=split)
 
     def verify(self, data_dir: Path) -> tuple[FileCheck, ...]:
-        fingerprint = self._everything("digits").fingerprint()
+        fingerprint = self._everything("digits").fingerprint
         intact = fingerprint == FINGERPRINT
         detail = (
             f"fingerprint {fingerprint}" if intact else f"fingerprint is {fingerprint}, not {FINGERPRINT}"

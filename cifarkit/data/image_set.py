@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +106,7 @@ class ImageSet:
             histogram += np.bincount(pixels.ravel(), minlength=256)
         return histogram
 
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over images, labels and class names: 16 hex digits that change with any pixel."""
         digest = hashlib.sha256()

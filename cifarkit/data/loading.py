@@ -113,4 +113,4 @@ def stats(dataset: Dataset, data_dir: Path) -> DataStats:
 
 def _split_stats(images: ImageSet) -> SplitStats:
     mean, std = images.channel_stats()
-    return SplitStats(images.split, len(images), images.class_counts(), mean, std, images.fingerprint())
+    return SplitStats(images.split, len(images), images.class_counts(), mean, std, images.fingerprint)

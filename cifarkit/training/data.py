@@ -14,7 +14,7 @@ from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.data.datasets import Dataset
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.loading import load_splits
-from cifarkit.errors import UsageError
+from cifarkit.errors import CheckpointError, UsageError
 from cifarkit.models import allow_tta, build_model, check_size
 from cifarkit.pipeline import Preprocessing, check_batch
 from cifarkit.recipes import Recipe, scaled_side
@@ -46,6 +46,22 @@ class Data:
     preprocessing: Preprocessing
     val_size: int = 0
     image_size: int = 0
+
+    def check_fingerprints(self, name: str, train: str | None, val: str | None) -> None:
+        """That these are the images of a training that wants to go on; ``name`` is what it is called.
+
+        Args:
+            train, val: the fingerprints known of its images; None where there is none.
+
+        Raises:
+            CheckpointError: it saw others, or was validated on others.
+        """
+        for used, known, images in ("trained", train, self.train), ("validated", val, self.val):
+            if known is not None and known != images.fingerprint:
+                raise CheckpointError(
+                    f"{name} was {used} on other images than {self.name} holds now "
+                    f"(fingerprint {known}, now {images.fingerprint})"
+                )
 
 
 def load_data(dataset: Dataset, data_dir: Path, *, val_size: int = 0, seed: int = 0) -> Data:

@@ -73,8 +73,8 @@ def fit(
     torch.manual_seed(mix(seed) % 2**63)
     story = Story(
         dataset=data.name,
-        fingerprint=data.train.fingerprint(),
-        val_fingerprint=data.val.fingerprint(),
+        fingerprint=data.train.fingerprint,
+        val_fingerprint=data.val.fingerprint,
         settings=recipe.settings(),
         preprocessing=data.preprocessing,
         val_split=data.val.split,
@@ -92,7 +92,7 @@ def fit(
         earlier, _ = read_story(resume)
         if earlier.settings["model"] != recipe.model:
             raise CheckpointError(f"{resume} holds a {earlier.settings['model']}, not a {recipe.model}")
-        check_images(str(resume), earlier, data)
+        data.check_fingerprints(str(resume), earlier.fingerprint, earlier.val_fingerprint)
         story = replace(story, rows=earlier.rows)
         for name in ("best.ckpt", "last.ckpt"):
             kept = resume if name == "last.ckpt" else resume.with_name(name)
@@ -182,23 +182,6 @@ def is_complete(story: Story) -> bool:
     best = max((row.val_acc for row in story.rows), default=0.0)
     reached = story.target_acc is not None and best >= story.target_acc
     return reached or len(story.rows) >= story.ends[-1]
-
-
-def check_images(name: str, story: Story, data: Data) -> None:
-    """That a training can go on with these images; ``name`` says whose story it is.
-
-    Raises:
-        CheckpointError: it saw others, or was validated on others.
-    """
-    for used, known, images in (
-        ("trained", story.fingerprint, data.train),
-        ("validated", story.val_fingerprint, data.val),
-    ):
-        if known != images.fingerprint():
-            raise CheckpointError(
-                f"{name} was {used} on other images: {story.dataset} as it was then "
-                f"(fingerprint {known}) is not {data.name} as it is now"
-            )
 
 
 def _result(

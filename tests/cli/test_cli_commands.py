@@ -118,7 +118,7 @@ def test_stats_is_a_table_a_script_can_cut(cli: Cli, digits: ImageSet) -> None:
     assert table["dataset"] == "digits"
     assert table["image_shape"] == "1x8x8"
     assert table["train.samples"] == str(len(digits))
-    assert table["train.fingerprint"] == digits.fingerprint()
+    assert table["train.fingerprint"] == digits.fingerprint
     assert {table[f"test.class.{name}"] for name in "0123456789"} <= {"35", "36", "37"}
 
 

@@ -118,9 +118,7 @@ def test_several_seeds_do_not_go_on_with_other_test_images(cli: Cli, tmp_path: P
     before = store.statuses
     assert sorted(before) == ["FINISHED", "FINISHED", "KILLED"]
     shutil.copy(tmp_path / "photos/test/red/00.png", tmp_path / "photos/test/red/01.png")
-    cli("fit", "--resume", run_id).failed(
-        1, f"run {run_id[:8]} was begun with other images", "val_fingerprint"
-    )
+    cli("fit", "--resume", run_id).failed(1, f"run {run_id[:8]} was validated on other images")
     assert store.statuses == before
 
 

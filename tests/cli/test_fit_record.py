@@ -66,7 +66,7 @@ def test_tags_say_how_where_and_on_what(run: Any, digits: ImageSet) -> None:
     assert tags["cifarkit.version"] == cifarkit.__version__
     assert tags["cifarkit.kind"] == "fit"
     assert tags["dataset"] == "digits"
-    assert tags["dataset.fingerprint"] == digits.fingerprint()
+    assert tags["dataset.fingerprint"] == digits.fingerprint
     assert tags["val_split"] == "test"
     assert tags["hardware"].endswith("fp32")
     for package in ("torch", "torchvision", "pytorch-lightning", "albumentations", "mlflow", "numpy"):

@@ -46,8 +46,8 @@ def test_split_is_stratified(splits):
 
 
 def test_split_is_fixed(splits):
-    assert splits.train.fingerprint() == "75f57f74c2a48770"
-    assert splits.val.fingerprint() == "5b7abfd6bc2433ba"
+    assert splits.train.fingerprint == "75f57f74c2a48770"
+    assert splits.val.fingerprint == "5b7abfd6bc2433ba"
 
 
 def test_table_has_the_exact_mean_and_std(splits):
@@ -74,7 +74,7 @@ def test_stats(splits, tmp_path):
     assert described.image_shape == (1, 8, 8)
     assert [(row.split, row.samples) for row in described.splits] == [("train", 1437), ("test", 360)]
     assert described.splits[0].class_counts == splits.train.class_counts()
-    assert described.splits[0].fingerprint == splits.train.fingerprint()
+    assert described.splits[0].fingerprint == splits.train.fingerprint
 
 
 def test_mean_and_std_are_computed_where_the_table_has_none(splits):

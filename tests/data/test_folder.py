@@ -99,7 +99,7 @@ def test_sharing_depends_on_names_alone(shared, tmp_path_factory):
             (copy / name).mkdir(exist_ok=True)
             (copy / name / path.name).write_bytes(path.read_bytes())
     for part in ("train", "test"):
-        assert load(copy, part).fingerprint() == load(shared, part).fingerprint()
+        assert load(copy, part).fingerprint == load(shared, part).fingerprint
 
 
 def test_hold_out_and_statistics(shared):

@@ -28,11 +28,11 @@ def test_image_shape_is_channels_first(noise):
 
 
 def test_fingerprint_changes_with_any_pixel_or_label(noise):
-    first = make(noise).fingerprint()
-    assert make(np.asfortranarray(noise)).fingerprint() == first
-    assert make(noise, [1] + [0] * 599).fingerprint() != first
+    first = make(noise).fingerprint
+    assert make(np.asfortranarray(noise)).fingerprint == first
+    assert make(noise, [1] + [0] * 599).fingerprint != first
     noise[-1, -1, -1, -1] ^= 1
-    assert make(noise).fingerprint() != first
+    assert make(noise).fingerprint != first
 
 
 def test_take_keeps_the_published_indices(noise):

@@ -16,7 +16,7 @@ NOWHERE = Path("nowhere")
 def test_without_hold_out_validation_is_the_test_split_and_says_so():
     splits = load_splits(DIGITS, NOWHERE)
     assert splits.val.split == "test"
-    assert splits.val.fingerprint() == load_split(DIGITS, NOWHERE, "test").fingerprint()
+    assert splits.val.fingerprint == load_split(DIGITS, NOWHERE, "test").fingerprint
 
 
 def test_hold_out_never_touches_the_test_split():
@@ -33,7 +33,7 @@ def test_load_split_cuts_as_load_splits_does():
     for name in ("train", "val"):
         alone = load_split(DIGITS, NOWHERE, name, val_size=100, seed=5)
         assert alone.split == name
-        assert alone.fingerprint() == getattr(splits, name).fingerprint()
+        assert alone.fingerprint == getattr(splits, name).fingerprint
     assert len(load_split(DIGITS, NOWHERE, "train")) == 1437
 
 

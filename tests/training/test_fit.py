@@ -143,7 +143,7 @@ def test_the_story_is_complete(recipe: Recipe, data: Data, cpu: Hardware, tmp_pa
     story, _ = read_story(tmp_path / "last.ckpt")
     assert story.recipe == recipe
     assert story.preprocessing == data.preprocessing
-    assert story.fingerprint == data.train.fingerprint()
+    assert story.fingerprint == data.train.fingerprint
     assert (story.dataset, story.seed, story.target_acc) == ("digits", 3, 1.0)
     assert (story.val_split, story.val_size, story.precision) == ("test", 0, "fp32")
 
