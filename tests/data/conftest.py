@@ -5,17 +5,15 @@ from __future__ import annotations
 import gzip
 import http.server
 import io
-import pickle
-import struct
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from official_formats import cifar_batch, idx
 
 from cifarkit.data.datasets import DATASETS, Dataset
 from cifarkit.data.published import PublishedFile, md5_of
@@ -27,41 +25,6 @@ PUBLISHED = [name for name, dataset in DATASETS.items() if isinstance(dataset.so
 def source_of(dataset: Dataset) -> TorchvisionSource:
     assert isinstance(dataset.source, TorchvisionSource)
     return dataset.source
-
-
-class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
-    """Writes texts and bytes with the instructions of Python 2, whose pickles the CIFAR files are."""
-
-    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
-
-    def _save_text(self, text: str | bytes) -> None:
-        raw = text.encode("latin1") if isinstance(text, str) else text
-        short = len(raw) < 256
-        self.write(b"U" + struct.pack("<B", len(raw)) if short else b"T" + struct.pack("<i", len(raw)))
-        self.write(raw)
-        self.memoize(text)
-
-    dispatch[str] = dispatch[bytes] = _save_text
-
-
-def python2_pickle(content: object) -> bytes:
-    out = io.BytesIO()
-    Python2Pickler(out, protocol=2).dump(content)
-    # NumPy 2 has moved what is named in the files.
-    return out.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
-
-
-def cifar_batch(label_key: str, images: np.ndarray, labels: np.ndarray) -> bytes:
-    """Images uint8 (N, 32, 32, 3) as a published batch."""
-    rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    names = [f"image_{i}.png" for i in range(len(images))]
-    batch = {"data": np.ascontiguousarray(rows), label_key: labels.tolist(), "filenames": names}
-    return python2_pickle(batch)
-
-
-def idx(array: np.ndarray) -> bytes:
-    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
-    return header + array.tobytes()
 
 
 @dataclass

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import cifar_batch, idx, python2_pickle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from official_formats import cifar_batch, idx, python2_pickle
 
 from cifarkit.data.formats import read_cifar, read_idx
 from cifarkit.errors import DataError
