@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cifarkit import tracking
+from cifarkit import cores, tracking
 from cifarkit.augment.batched import Batched
 from cifarkit.augment.per_image import PerImage
 from cifarkit.augment.policies import find_policy
@@ -116,7 +116,7 @@ def packages() -> Iterator[Finding]:
 
 
 def device(gpus: int | None) -> Iterator[Finding]:
-    """GPU, threads, precision."""
+    """GPU, threads, other processes, precision."""
     try:
         hardware = choose_hardware(gpus)
     except UsageError as error:
@@ -137,6 +137,13 @@ def device(gpus: int | None) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("threads", OK, plural(threads, "thread"))
+    if load := cores.others():
+        yield Finding(
+            "load", WARN, f"other processes kept {plural(round(load), 'core')} busy in the last minute",
+            "for full speed run nothing beside a training",
+        )  # fmt: skip
+    else:
+        yield Finding("load", OK, "nothing else is at work")
     bf16 = "bf16 at full speed" if has_native_bf16("cpu") else "no bf16 units: trains in fp32"
     yield Finding("precision", OK, bf16)
 

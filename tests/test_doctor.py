@@ -76,6 +76,12 @@ def test_threads_are_as_many_as_cores(threads: int, status: str, monkeypatch: py
     assert remedy == (None if status == "ok" else "set OMP_NUM_THREADS=4")
 
 
+@pytest.mark.parametrize(("load", "status"), [(0.0, "ok"), (1.3, "warn")])
+def test_other_processes_are_noticed(load: float, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.cores, "others", lambda: load)
+    assert said(doctor.device(0))["load"][0] == status
+
+
 @pytest.mark.parametrize("native", [True, False])
 def test_precision_is_no_fault(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "has_native_bf16", lambda device: native)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from cifarkit import __version__
+from cifarkit import __version__, cores
 from cifarkit.cli.bench import bench
 from cifarkit.cli.data import app as data
 from cifarkit.cli.doctor import doctor
@@ -74,6 +74,7 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is to be ignored
         signal.signal(signal.SIGINT, _interrupted)
     sys.unraisablehook = _send_again
+    cores.share()
     code = run(sys.argv[1:])
     if code in (Interrupted.exit_code, Terminated.exit_code):
         # Nobody who asked to stop is made to wait for a thread that waits for a server.
