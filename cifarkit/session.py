@@ -135,7 +135,9 @@ def open_run(
     terminal.say(f"run {run_id}: {job.data.name}, recipe {job.recipe.name}, {job.hardware.describe()}")
     terminal.say(job.describe())
     if job.hardware.device == "cpu" and (load := cores.others()):
-        terminal.say(f"other processes are at work here (load {load:.1f}): the training takes turns with them")
+        terminal.say(
+            f"other processes are at work here (load {load:.1f}): the training takes turns with them"
+        )
     return run_id
 
 

@@ -48,14 +48,14 @@ class Subject:
 
     @property
     def label(self) -> str:
-        what = f"{self.data.short_name} {self.data.split}" if self.data else "image files"
-        return f"{what}, {self.story.settings['model']}"
+        images = f"{self.data.short_name} {self.data.split}, " if self.data else ""
+        return f"{images}{self.story.settings['model']}"
 
     @property
     def variant(self) -> tuple[str, ...]:
         """How these images differ from those of the run's own reports: data set, split, or not at all."""
         if self.data is None:
-            return ("files",)
+            return ()
         another = (self.data.name,) if self.data.name != self.story.dataset else ()
         return another if self.data.split == self.story.val_split else (*another, self.data.split)
 

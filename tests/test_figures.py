@@ -524,5 +524,5 @@ def test_overlay_blends_a_smooth_map_over_crisp_pixels(channels: int) -> None:
     np.testing.assert_array_equal(plain[::factor, ::factor], np.broadcast_to(image, (8, 8, 3)))
     heat = figures.overlay(np.zeros_like(image), cam, alpha=1.0)
     assert len(np.unique(heat[0], axis=0)) > 8 * image.shape[1]
-    colours = matplotlib.colormaps["turbo"]([0.0, 1.0])[:, :3] * 255
+    colours = matplotlib.colormaps["inferno"]([0.0, 1.0])[:, :3] * 255
     np.testing.assert_allclose(heat[0, [0, -1]], colours, atol=1)

@@ -17,3 +17,5 @@ METHODS: dict[str, str] = {
     "scorecam": "ScoreCAM",
     "ablationcam": "AblationCAM",
 }
+# Those whose map is the same for every class.
+CLASSLESS = ("eigencam",)

@@ -19,6 +19,8 @@ from cifarkit.models import one_view
 GOOD_MAP_SIDE, LEAST_MAP_SIDE = 8, 4
 CONSTANT_SPREAD = 1e-6
 BATCH = 20
+# Layers that put out values of both signs.
+SIGNED = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 
 
 def map_sides(network: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
@@ -45,14 +47,21 @@ def map_sides(network: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
     return {name: side for name, side in sides.items() if runs[name] == 1}
 
 
-def default_layer(sides: dict[str, tuple[int, int]]) -> str:
+def default_layer(network: nn.Module, sides: dict[str, tuple[int, int]]) -> str:
     """Of layers with these `map_sides` the last whose map is about 8x8: on small images deeper maps of 4x4 or
     1x1 say nothing about where, and earlier ones little about what.
+
+    What a convolution or a batch norm puts out itself is left out where there is anything else: the methods
+    expect rectified maps (Selvaraju et al. 2017, arXiv 1610.02391). In maps of both signs what speaks for a
+    class may cancel out to nothing.
 
     Raises:
         UsageError: no layer has a map over the image.
     """
-    longer = {name: max(side) for name, side in sides.items()}
+    activated = {
+        name: side for name, side in sides.items() if not isinstance(network.get_submodule(name), SIGNED)
+    }
+    longer = {name: max(side) for name, side in (activated or sides).items()}
     useful = {name: side for name, side in longer.items() if side >= LEAST_MAP_SIDE} or longer
     if not useful:
         raise UsageError("no layer of this network has a map over the image")
@@ -74,11 +83,11 @@ def find_layer(
     sides = map_sides(network, images)
     modules = dict(network.named_modules())
     if name is None:
-        name = default_layer(sides)
+        name = default_layer(network, sides)
     elif name not in modules or not name:
         raise UnknownName("layer", name, sides)
     elif name not in sides:
-        other = default_layer(sides)
+        other = default_layer(network, sides)
         raise UsageError(f"layer {name!r} has no map over the image that is its own; try {other!r}")
     return name, modules[name], sides[name]
 

@@ -35,7 +35,7 @@ def gradcam(
     ] = "gradcam",
     layer: Annotated[
         str | None,
-        options.option("--layer", "A layer by name.", show_default="the last with a map of about 8x8"),
+        options.option("--layer", "A layer by name.", show_default="the last activation of about 8x8"),
     ] = None,
     limit: Annotated[int, options.option("--limit", "How many images to explain.", min=1, max=100)] = 20,
     split: options.Split = None,

@@ -26,7 +26,8 @@ from cifarkit.figures.canvas import (
 from cifarkit.figures.sheet import EDGE, Box, Sheet, inside
 from cifarkit.results import CamRow
 
-COLOURS = "turbo"
+# From dark to light: where there is no evidence, the image under it is dimmed.
+COLOURS = "inferno"
 KINDS = ("predicted", "true")
 OVERLAY_SIDE = 160  # pixels an overlay has at least, so that a smooth map looks smooth on 28x28 images
 
@@ -102,6 +103,8 @@ def cam_grid(
                 sheet.image(colormaps[COLOURS](_bounded(cam))[..., :3], pair[0])
                 sheet.image(overlay(image, cam), pair[1])
             _write(sheet, pair[0], short(title, 26), _colour(k), panels=2)
+        if len(maps) < pairs:
+            _write(sheet, boxes[1 + 2 * len(maps)], "predicted is true", GRAY, panels=2)
     return sheet.figure()
 
 

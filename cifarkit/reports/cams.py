@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 
 from cifarkit import figures
-from cifarkit.analysis import gradcam
+from cifarkit.analysis import CLASSLESS, gradcam
 from cifarkit.data.folder import read_image
 from cifarkit.data.image_set import ImageSet
 from cifarkit.reports.folder import FIGURE_IMAGES, Folder, named
 from cifarkit.results import CamResult, CamRow, to_json
 from cifarkit.subjects import Progress, Subject, positions
+
+# So many images are named in a title and in a file's name.
+FEW = 5
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Chosen:
         pixels: uint8 (N, H, W, C).
         sources: what to call each: its index or its file.
         labels: true class of each, None where nobody knows.
-        kind: which they are, where not the surest mistakes: ``correct``, ``chosen`` or empty.
+        kind: which they are, where not the surest mistakes: ``correct``, or their numbers or files.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -55,7 +58,8 @@ def choose_images(
     if files:
         return _from_files(subject, files)
     if indices:
-        return replace(chosen_by_index(subject.images, list(dict.fromkeys(indices))), kind="chosen")
+        numbers = list(dict.fromkeys(indices))
+        return replace(chosen_by_index(subject.images, numbers), kind=_some("image", map(str, numbers)))
     predictions = subject.predict(device=device, on_batch=on_batch)
     wanted = (predictions.predicted == predictions.labels) == correct
     at = np.flatnonzero(wanted)
@@ -76,7 +80,15 @@ def _from_files(subject: Subject, files: Sequence[Path]) -> Chosen:
     if channels == 1:
         # The usual weights of luma, as everywhere else here.
         pixels = (pixels @ np.array([0.299, 0.587, 0.114]))[..., None].round().astype(np.uint8)
-    return Chosen(pixels, tuple(path.name for path in files), (None,) * len(files))
+    names = tuple(path.name for path in files)
+    return Chosen(pixels, names, (None,) * len(files), _some("file", names))
+
+
+def _some(noun: str, names: Iterable[str]) -> str:
+    """``images 3, 17``; of many the first, and how many there are."""
+    known = tuple(names)
+    more = f" and {len(known) - FEW:,} more" if len(known) > FEW else ""
+    return f"{noun}{'s' * (len(known) > 1)} {', '.join(known[:FEW])}{more}"
 
 
 def report_cams(
@@ -88,7 +100,8 @@ def report_cams(
     layer: str | None = None,
     device: str = "cpu",
 ) -> CamResult:
-    """Maps of the evidence for the predicted and the true class of some images, as one figure.
+    """Maps of the evidence for the predicted and the true class of some images, as one figure; of a method
+    that knows no classes one map for both.
 
     Raises:
         UnknownName: no such method or layer.
@@ -104,7 +117,7 @@ def report_cams(
     wrong = {
         i: label
         for i, (p, label) in enumerate(zip(predicted, chosen.labels, strict=True))
-        if label not in (None, p)
+        if label not in (None, p) and method not in CLASSLESS
     }
     of_predicted = gradcam.class_maps(network, module, images, predicted, method)
     of_true = gradcam.class_maps(network, module, images[list(wrong)], list(wrong.values()), method)
@@ -132,6 +145,7 @@ def report_cams(
         )
     size = f"{map_size[0]}x{map_size[1]}"
     kind = f", {chosen.kind}" if chosen.kind else ""
+    kind += " (the same map for every class)" if method in CLASSLESS else ""
     title = f"{method} at {layer_name} ({size} map): {subject.label}{kind}"
     name = named("gradcam", *subject.variant, chosen.kind, method if method != "gradcam" else None, layer)
     figure = out.figure(name, figures.cam_grid(chosen.pixels, panels, rows, title))

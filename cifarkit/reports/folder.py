@@ -11,6 +11,8 @@ from cifarkit import figures
 from cifarkit.tracking import place
 
 FIGURE_IMAGES = 20
+# Characters: names of files are limited to 255 of them, or bytes.
+LONGEST_PART = 60
 
 
 @dataclass(frozen=True)
@@ -44,5 +46,5 @@ class Folder:
 
 def named(stem: str, *variant: str | None) -> str:
     """A file name that says how a report differs from the run's own one, which it must not replace."""
-    parts = (re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in variant if part)
+    parts = (re.sub(r"[^\w.+-]+", "-", part).strip("-")[:LONGEST_PART] for part in variant if part)
     return "_".join((stem, *parts))

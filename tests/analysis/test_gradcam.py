@@ -216,7 +216,11 @@ def test_the_default_layer_has_the_last_map_nearest_to_8x8(name: str) -> None:
     network = build_model(name, (3, 32, 32), 10)
     images = torch.randn(2, 3, 32, 32)
     chosen, module, size = find_layer(network, images, None)
-    sides = map_sides(network, images)
+    sides = {
+        layer: side
+        for layer, side in map_sides(network, images).items()
+        if not isinstance(network.get_submodule(layer), nn.Conv2d | nn.BatchNorm2d)
+    }
     assert module is network.get_submodule(chosen)
     assert size == sides[chosen]
     assert size in ((8, 8), (7, 7))
@@ -233,6 +237,11 @@ def test_the_default_layer_has_a_map_at_every_image_size(name: str, side: int) -
     _, _, (height, width) = find_layer(network, torch.zeros(1, 3, side, side), None)
     assert height >= 4
     assert height == width
+
+
+def test_a_network_of_nothing_but_a_convolution_has_its_map() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(128, 2))
+    assert find_layer(network, torch.zeros(1, 1, 8, 8), None)[0] == "0"
 
 
 def test_a_network_without_maps_has_no_default_layer() -> None:

@@ -152,9 +152,10 @@ def findings(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 def test_doctor_finds_nothing_wrong_with_the_digits(cli: Cli, trained: Trained) -> None:
     found = findings(cli("doctor", "--dataset", "digits", "--json", store=trained).succeeded())
-    assert {finding["status"] for check, finding in found.items() if check != "threads"} == {"ok"}
+    here = {"threads", "load"}  # which the test cannot choose
+    assert {finding["status"] for check, finding in found.items() if check not in here} == {"ok"}
     assert {
-        "packages", "device", "data files", "balance", "duplicates", "draws", "augmentation", "loader",
+        "packages", "device", "load", "data files", "balance", "duplicates", "draws", "augmentation", "loader",
         "tracking", "disk", "temporary files",
     } <= set(found)  # fmt: skip
     assert "1 thread" in found["threads"]["detail"] or found["threads"]["status"] == "warn"
@@ -389,7 +390,9 @@ def test_gradcam_by_index(
         unseen_digits.classes[label] for label in unseen_digits.labels[[3, 7]]
     ]
     assert explained["method"] == method
-    assert is_picture(tmp_path / explained["figure"])
+    figure = tmp_path / explained["figure"]
+    assert is_picture(figure)
+    assert figure.name.startswith(f"gradcam_images-{first}-{second}")
 
 
 def test_gradcam_of_correct_images(cli: Cli, trained: Trained) -> None:
@@ -422,6 +425,7 @@ def test_gradcam_of_image_files(cli: Cli, trained: Trained, tmp_path: Path, unse
     assert explained["images"][0]["pred_class"] == known["pred_class"]
     assert explained["images"][0]["confidence"] == pytest.approx(known["confidence"])
     assert is_picture(tmp_path / explained["figure"])
+    assert Path(explained["figure"]).name == "gradcam_files-grey.png-photo.jpg.png"
 
 
 def test_image_files_need_no_data_set(cli: Cli, tmp_path: Path, own_trained: Trained) -> None:
