@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cifarkit.data.datasets import DATASETS
 from cifarkit.data.loading import load_split
+from cifarkit.figures.canvas import new_figure
 from cifarkit.models import build_model
 from cifarkit.reports import Folder, report_cams
 from cifarkit.reports import cams as reports_cams
@@ -40,7 +41,7 @@ def test_a_method_that_knows_no_classes_draws_one_map(
 
     def cam_grid(pixels: object, given: list[list[object]], *more: object) -> Figure:
         panels.extend(given)
-        return Figure()
+        return new_figure(1, 1)
 
     monkeypatch.setattr(reports_cams.figures, "cam_grid", cam_grid)
     digits = load_split(DATASETS["digits"], Path("unused"), "test").take(range(6))

@@ -155,8 +155,8 @@ def test_doctor_finds_nothing_wrong_with_the_digits(cli: Cli, trained: Trained) 
     here = {"threads", "load"}  # which the test cannot choose
     assert {finding["status"] for check, finding in found.items() if check not in here} == {"ok"}
     assert {
-        "packages", "device", "load", "data files", "balance", "duplicates", "draws", "augmentation", "loader",
-        "tracking", "disk", "temporary files",
+        "packages", "device", "load", "data files", "balance", "duplicates", "draws", "augmentation",
+        "loader", "tracking", "disk", "temporary files",
     } <= set(found)  # fmt: skip
     assert "1 thread" in found["threads"]["detail"] or found["threads"]["status"] == "warn"
 
