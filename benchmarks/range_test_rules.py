@@ -24,7 +24,8 @@ from cifarkit.recipes import RECIPES, Recipe
 from cifarkit.training.data import Data, load_data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
-from cifarkit.training.lr_find import RULES, find_lr
+from cifarkit.training.lr_find import find_lr
+from cifarkit.training.lr_rules import RULES
 
 EPOCHS = 4
 

@@ -24,11 +24,12 @@ from cifarkit.results import EpochRow, FitResult, to_json
 from cifarkit.resuming import Resumed, as_it_was, restore
 from cifarkit.scratch import scratch
 from cifarkit.subjects import Subject
-from cifarkit.training import lr_find
 from cifarkit.training.checkpoints import load_checkpoint, read_rates
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
+from cifarkit.training.lr_find import find_lr
+from cifarkit.training.lr_rules import STEPS
 from cifarkit.training.summary import model_table
 
 
@@ -229,12 +230,12 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
 
 def _lr_from_range_test(job: Job, terminal: Terminal, out: reports.Folder) -> Recipe:
     with terminal.progress("range test for the learning rate") as update:
-        curve = lr_find.find_lr(
+        curve = find_lr(
             job.recipe,
             job.data,
             job.hardware,
             seed=job.request.seed,
-            on_step=lambda step, lr, loss: update(step, lr_find.STEPS),
+            on_step=lambda step, lr, loss: update(step, STEPS),
         )
     terminal.say(f"learning rate {curve.suggestion:.3g}, the range test's {curve.rule}")
     path = out.figure("lr_range_test", figures.lr_range_test(curve))

@@ -152,12 +152,10 @@ def checkpoint_of_run(client: Any, run: Any, folder: Path, name: str = "best") -
 
 
 def check_classes(subject: Subject, true_class: str | None, pred_class: str | None) -> None:
-    """Raises: UnknownName, UsageError."""
+    """Raises: UnknownName."""
     for name in (true_class, pred_class):
         if name is not None:
             class_index(subject.story.preprocessing.classes, name)
-    if true_class is not None and true_class == pred_class:
-        raise UsageError(f"an image of {true_class} that is taken for {true_class} is no mistake")
 
 
 def check_layer(subject: Subject, layer: str | None) -> None:

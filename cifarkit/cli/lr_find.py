@@ -40,6 +40,8 @@ def lr_find(
     debug: options.Debug = False,
 ) -> None:
     """Run a learning-rate range test and compare its rules. Stdout gets the suggested rate."""
+    from cifarkit.training.lr_rules import check_range, check_rule, default_max_lr
+
     terminal = Terminal(json=json, quiet=quiet)
     source, chosen = resolve(
         dataset,
@@ -50,18 +52,18 @@ def lr_find(
         optimizer=optimizer,
         batch_size=batch_size,
     )
+    max_lr = default_max_lr(chosen) if max_lr is None else max_lr
+    check_range(min_lr, max_lr, steps)
+    check_rule(rule)
     with terminal.busy("loading torch"):
         from cifarkit import figures, tracking
         from cifarkit.data.loading import default_data_dir
         from cifarkit.reports import Folder
         from cifarkit.results import to_json
-        from cifarkit.training import lr_find as finder
         from cifarkit.training.data import check_recipe_fits, fit_batch_to_data, load_data
         from cifarkit.training.hardware import choose_hardware
+        from cifarkit.training.lr_find import find_lr
 
-        max_lr = finder.default_max_lr(chosen) if max_lr is None else max_lr
-        finder.check_range(min_lr, max_lr, steps)
-        finder.check_rule(rule)
         name = run_name or f"lr-find-{Path(source.name).name}-{chosen.model}"
         recorder = tracking.RunRecorder(tracking_uri, experiment, name)
     with tracking.recording(recorder, terminal.alert):
@@ -86,7 +88,7 @@ def lr_find(
             }
         )
         with terminal.progress(f"range test of {chosen.model} on {data.name}") as update:
-            curve = finder.find_lr(
+            curve = find_lr(
                 chosen,
                 data,
                 hardware,

@@ -8,7 +8,7 @@ from typing import Annotated
 from cifarkit.analysis import SORTS
 from cifarkit.cli import options, subject
 from cifarkit.console import Terminal
-from cifarkit.errors import UnknownName
+from cifarkit.errors import UnknownName, UsageError
 
 Sort = Annotated[str, options.option("--sort", "confidence, loss or index.")]
 TrueClass = Annotated[
@@ -43,6 +43,8 @@ def misclassified(
     """Draw misclassified images, list all as CSV and JSON. Stdout gets the figure's path."""
     if sort not in SORTS:
         raise UnknownName("sort order", sort, SORTS)
+    if true is not None and true == pred:
+        raise UsageError(f"an image of {true} that is taken for {true} is no mistake")
     terminal = Terminal(json=json, quiet=quiet)
     with subject.opened(
         terminal,

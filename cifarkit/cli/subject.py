@@ -38,15 +38,18 @@ def opened(
 
     Raises:
         UsageError: both a run and a checkpoint file.
+        UnknownName: data set or split.
         CheckpointError: no such file.
     """
     from cifarkit.data.datasets import find_dataset
-    from cifarkit.data.loading import default_data_dir
+    from cifarkit.data.loading import check_split, default_data_dir
 
     if run is not None and checkpoint is not None:
         raise UsageError("--run and --checkpoint (or their variables): choose one")
     if dataset is not None:
         find_dataset(dataset)
+    if split is not None:
+        check_split(split)
     if checkpoint is not None and not checkpoint.is_file():
         raise CheckpointError(f"no checkpoint at {checkpoint}")
     with terminal.busy("loading torch"):

@@ -13,6 +13,8 @@ from cifarkit.data.splits import hold_out
 from cifarkit.errors import UnknownName, UsageError
 from cifarkit.results import DataStats, SplitStats, VerifyReport
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclass(frozen=True, eq=False)
 class Splits:
@@ -47,6 +49,12 @@ def load_splits(dataset: Dataset, data_dir: Path, val_size: int = 0, seed: int =
     return Splits(*hold_out(train, val_size, seed))
 
 
+def check_split(name: str) -> None:
+    """Raises: UnknownName."""
+    if name not in SPLITS:
+        raise UnknownName("split", name, SPLITS)
+
+
 def load_split(dataset: Dataset, data_dir: Path, split: str, val_size: int = 0, seed: int = 0) -> ImageSet:
     """One split, as `load_splits` with the same ``val_size`` and ``seed`` would cut it.
 
@@ -61,8 +69,7 @@ def load_split(dataset: Dataset, data_dir: Path, split: str, val_size: int = 0, 
         DataError: files are missing, damaged or altered.
         UsageError: ``"val"`` is asked for and nothing is held out, or ``val_size`` does not fit.
     """
-    if split not in ("train", "val", "test"):
-        raise UnknownName("split", split, ("train", "val", "test"))
+    check_split(split)
     if split == "val" and val_size == 0:
         raise UsageError(
             "no images are held out for validation, the test split serves as such: ask for test or train"

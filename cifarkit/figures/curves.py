@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from numpy.typing import NDArray
 
@@ -190,33 +189,18 @@ def _mark_rules(ax: Axes, curve: LrCurve, lrs: Floats, smoothed: Floats) -> None
     known = np.isfinite(smoothed) & (lrs > 0)
     found = {rule: lr for rule, lr in curve.rules.items() if lr is not None and np.isfinite(lr) and lr > 0}
     for i, (rule, lr) in enumerate(found.items()):
-        loss = float(np.interp(np.log(lr), np.log(lrs[known]), smoothed[known]))
-        steepest = "steep" in rule
+        used = rule == curve.rule
         ax.plot(
             lr,
-            loss,
+            float(np.interp(np.log(lr), np.log(lrs[known]), smoothed[known])),
             linestyle="",
-            marker="*" if steepest else MARKERS[i % len(MARKERS)],
-            markersize=15 if steepest else 7,
-            color=VERMILLION if steepest else CYCLE[(i + 2) % len(CYCLE)],
+            marker="*" if used else MARKERS[i % len(MARKERS)],
+            markersize=15 if used else 7,
+            color=VERMILLION if used else CYCLE[(i + 2) % len(CYCLE)],
             markeredgecolor="white",
-            zorder=6 if rule == curve.rule else 5,
-            label=f"{plain(rule)}: {lr:.2g}" + (" (used)" if rule == curve.rule else ""),
+            zorder=5 if used else 6,  # the star is seen behind another mark
+            label=f"{plain(rule)}: {lr:.2g}" + (" (used)" if used else ""),
         )
-        if steepest:
-            # Left of the fall the space below the curve is free; near the left edge, the space above.
-            left = np.log(lr / lrs[known][0]) > 0.35 * np.log(lrs[known][-1] / lrs[known][0])
-            ax.annotate(
-                f"steepest: {lr:.2g}",
-                (lr, loss),
-                xytext=(-11, -13) if left else (11, 8),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                fontsize=9,
-                color=VERMILLION,
-                path_effects=[withStroke(linewidth=3, foreground="white")],
-                zorder=7,
-            )
     if np.isfinite(curve.suggestion) and curve.suggestion > 0:
         ax.axvline(curve.suggestion, color=INK, linewidth=0.9, linestyle=":", zorder=1)
 
