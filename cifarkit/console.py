@@ -273,7 +273,8 @@ class EpochTable:
         from rich.console import Group
         from rich.table import Table
 
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        # Narrow enough for 80 columns.
+        table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
         for name in (
             "epoch",
             "train loss",

@@ -196,6 +196,8 @@ class RunRow:
     Attributes:
         status: ``RUNNING``, ``FINISHED``, ``FAILED`` or ``KILLED``.
         reason: why it failed.
+        seeds: how many it is of; of several, accuracy and time are the mean of the seeds.
+        parent_id: the run of several seeds of which it is one.
         val_acc: the best of a finished fit, else the last.
     """
 
@@ -205,6 +207,8 @@ class RunRow:
     reason: str | None
     dataset: str | None
     recipe: str | None
+    seeds: int
+    parent_id: str | None
     val_acc: float | None
     train_seconds: float | None
     started_milliseconds: int

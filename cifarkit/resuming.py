@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarkit import tracking
-from cifarkit.console import Terminal, plural
+from cifarkit.console import Terminal, percent, plural
 from cifarkit.errors import CheckpointError, OtherVersion, UsageError
 from cifarkit.request import FINGERPRINT, SHAPING, VAL_FINGERPRINT, FitRequest
 from cifarkit.results import EpochRow
@@ -250,6 +250,6 @@ def as_it_was(request: FitRequest, resumed: Resumed) -> FitRequest:
             best = max(row.val_acc for row in story.rows)
             raise UsageError(
                 f"this run is finished: {len(story.rows)} of {story.ends[-1]} epochs, "
-                f"best accuracy {best:.4f}; with a higher --target-acc and --max-epochs it would go on"
+                f"best accuracy {percent(best)}; with a higher --target-acc and --max-epochs it would go on"
             )
     return request.with_plan(resumed.plan | now)

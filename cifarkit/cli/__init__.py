@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -74,6 +75,8 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is to be ignored
         signal.signal(signal.SIGINT, _interrupted)
     sys.unraisablehook = _send_again
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of classes and files need not be ASCII
+        sys.stdout.reconfigure(errors="backslashreplace")
     cores.share()
     code = run(sys.argv[1:])
     if code in (Interrupted.exit_code, Terminated.exit_code):

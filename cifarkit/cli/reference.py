@@ -80,7 +80,11 @@ def _row(parameter: Any) -> str:
     variable = f"`{parameter.envvar}`" if isinstance(parameter.envvar, str) else ""
     shown = parameter.show_default
     default = (
-        shown if isinstance(shown, str) else "" if parameter.default in (None, False) else parameter.default
+        shown
+        if isinstance(shown, str)
+        else ""
+        if parameter.default is None or parameter.default is False  # 0 is a default to show
+        else parameter.default
     )
     return f"| {flags} | {parameter.help or ''} | {_escape(str(default))} | {variable} |"
 

@@ -12,7 +12,9 @@ from cifarkit.console import Terminal, duration, percent
 from cifarkit.errors import TrackingError
 from cifarkit.results import RunTable, Synced, SyncTable
 
-app = typer.Typer(help="List the fits of an experiment; send what has not been recorded yet.")
+app = typer.Typer(
+    help="List the fits of an experiment; send what has not been recorded yet.", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -41,16 +43,19 @@ def list_(
         table.add_column(heading, no_wrap=True)
     for heading in ("accuracy", "training"):
         table.add_column(heading, justify="right", min_width=len(heading))
-    failed = any(run.reason for run in runs)
-    if failed:
-        table.add_column("why it failed", min_width=20)
     for run in runs:
-        accuracy = "" if run.val_acc is None else percent(run.val_acc)
-        took = "" if run.train_seconds is None else duration(run.train_seconds)
+        mean = "mean " if run.seeds > 1 else ""
+        accuracy = "" if run.val_acc is None else mean + percent(run.val_acc)
+        took = "" if run.train_seconds is None else mean + duration(run.train_seconds)
         began = datetime.fromtimestamp(run.started_milliseconds / 1000)
-        words = run.run_id[:8], f"{began:%Y-%m-%d %H:%M}", run.status, run.name
-        table.add_row(*words, accuracy, took, *([run.reason or ""] if failed else []))
-    terminal.show(table)
+        table.add_row(run.run_id[:8], f"{began:%Y-%m-%d %H:%M}", run.status, run.name, accuracy, took)
+    if runs:
+        terminal.show(table)
+    else:
+        terminal.say(f"no fit in the experiment {experiment!r} yet")
+    for run in runs:
+        if run.reason:  # under the table, where there is room for it
+            terminal.say(f"{run.run_id[:8]} failed: {run.reason}")
     terminal.answer(RunTable(tuple(runs)), "\n".join(run.run_id for run in runs))
 
 

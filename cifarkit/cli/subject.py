@@ -72,6 +72,8 @@ def opened(
         client = tracking.connect(tracking_uri)
         found = tracking.find_run(client, "last" if run is None else run, experiment)
     run_id = found.info.run_id
+    if seeds := found.data.tags.get(tracking.RUNS):
+        terminal.say(f"run {run_id[:8]} is of {seeds} seeds: asking the best of them")
     with scratch() as folder, terminal.busy(f"reading run {run_id[:8]} and the images"):
         path = checkpoint_of_run(client, found, Path(folder))
         subject = open_subject(path, data_dir, run_id=run_id, **places)

@@ -195,7 +195,8 @@ def find_dataset(spec: str, image_size: int = 32) -> Dataset:
     kind, _, path = spec.partition(":")
     if kind != "folder":
         if spec not in DATASETS:
-            raise UnknownName("data set", spec, [*DATASETS, "folder:PATH"])
+            folder = f"folder:{spec}" if Path(spec).is_dir() else "folder:PATH"
+            raise UnknownName("data set", spec, [*DATASETS, folder])
         return DATASETS[spec]
     if not path:
         raise UsageError("folder: needs a path, as in folder:PATH")

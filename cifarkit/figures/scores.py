@@ -180,4 +180,5 @@ def _or_zero(value: float) -> float:
 
 def _where(evaluation: Evaluation) -> str:
     tta = ", TTA" if evaluation.tta else ""
-    return f"{evaluation.dataset} {evaluation.split} ({evaluation.model}{tta}, {evaluation.samples:,} images)"
+    dataset = evaluation.dataset.rpartition("/")[2]  # of a folder only the last part of its path
+    return f"{dataset} {evaluation.split} ({evaluation.model}{tta}, {evaluation.samples:,} images)"

@@ -42,7 +42,8 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
         RunNotFound: none, or several.
     """
     if not reference.strip():
-        raise UsageError("--run needs a run id, a prefix of one, 'last' or 'best'")
+        kinds = "or 'last'" if unfinished else "'last' or 'best'"
+        raise UsageError(f"a run is named by its id, a prefix of one, {kinds}")
     found = client.get_experiment_by_name(check_name(experiment))
     if len(reference) == 32:
         with suppress(Exception):
@@ -57,7 +58,7 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
         latest = next((run for run in runs if PARENT not in run.data.tags), None)
         why = "nothing to go on with"
         if latest is not None and latest.info.status == "FINISHED":
-            why = f"the latest, run {latest.info.run_id[:8]}, is finished"
+            why = f"the latest, run {latest.info.run_id[:8]}, is finished (to go on beyond, give its id)"
         raise RunNotFound(f"no interrupted fit in the experiment {experiment!r}: {why}")
     if reference in ("last", "best"):
         fits = [run for run in runs if run.info.status == "FINISHED"]
@@ -154,8 +155,10 @@ def _row(run: Any) -> RunRow:
         reason=tags.get(ERROR),
         dataset=tags.get("dataset"),
         recipe=run.data.params.get("recipe"),
-        val_acc=metrics.get("best_val_acc"),
-        train_seconds=metrics.get("train_seconds"),
+        seeds=int(tags.get(RUNS, 1)),
+        parent_id=tags.get(PARENT),
+        val_acc=metrics.get("accuracy_mean", metrics.get("best_val_acc")),
+        train_seconds=metrics.get("train_seconds_mean", metrics.get("train_seconds")),
         started_milliseconds=run.info.start_time,
     )
 

@@ -34,9 +34,10 @@ class Hardware:
 
     def describe(self) -> str:
         """One line for people: the device, its number and the precision."""
-        name = (
-            torch.cuda.get_device_name() if self.device == "cuda" else f"{processor_name()}, {cores()} cores"
-        )
+        if self.device == "cuda":
+            name = torch.cuda.get_device_name()
+        else:
+            name = f"{processor_name()}, {cores()} core{'s' * (cores() != 1)}"
         return (
             f"{self.world_size} x {name}, {self.precision}"
             if self.world_size > 1

@@ -15,7 +15,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from cli_harness import COLOURS, Outcome, Trained, colour_folder, is_picture
+from cli_harness import COLOURS, Outcome, Trained, colour_folder, is_picture, run
 from PIL import Image
 
 from cifarkit import results
@@ -498,3 +498,26 @@ def test_later_analyses_are_added_to_the_run(cli: Cli, own_trained: Trained) -> 
     for name in ("evaluation.json", "misclassified.csv", "gradcam.json"):
         assert (own_trained.artifacts / "reports" / name).stat().st_size > 0
     assert own_trained.statuses == ["FINISHED"]
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def test_a_list_of_nothing_says_so(cli: Cli, trained: Trained) -> None:
+    outcome = cli("runs", "list", "--experiment", "nosuch", store=trained).succeeded()
+    assert outcome.out == ""
+    assert "no fit in the experiment 'nosuch' yet" in outcome.err
+
+
+def test_what_there_is_to_choose_from_is_told(cli: Cli) -> None:
+    outcome = cli("runs")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "list" in outcome.err
+    assert "sync" in outcome.err
+
+
+def test_names_that_a_terminal_cannot_write(tmp_path: Path) -> None:
+    colour_folder(tmp_path / "photos", {"Öl": (9, 9, 9), "Wasser": (99, 99, 99)}, 4, 16)
+    known = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    outcome = run(["data", "stats", "folder:photos", "--image-size", "16"], tmp_path, **known).succeeded()
+    assert "\\xd6l" in outcome.out

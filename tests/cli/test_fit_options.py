@@ -148,6 +148,15 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
         assert {"checkpoints/best.ckpt", "reports/fit.json"} <= artifact_names(client, fit["run_id"])
     names = artifact_names(client, summary["run_id"])
     assert "checkpoints/best.ckpt" in names  # tests/faults looks at its figures and reports
+    listed = cli("runs", "list", "--json").validated(results.RunTable)["runs"]
+    assert [(run["seeds"], run["parent_id"] or run["run_id"]) for run in listed] == [
+        (1, summary["run_id"]),
+        (1, summary["run_id"]),
+        (2, summary["run_id"]),
+    ]
+    assert listed[-1]["val_acc"] == pytest.approx(summary["accuracy"]["mean"])
+    assert listed[-1]["train_seconds"] == pytest.approx(summary["train_seconds"]["mean"])
+    assert "mean" in cli("runs", "list").err
     # The parent is asked like any other run, and answers with the best of its trainings.
     best = max(fit["best_val_acc"] for fit in fits)
     assert cli("eval").succeeded().line == f"{best:.4f}"

@@ -54,6 +54,13 @@ def test_unknown_name_lists_the_names_and_the_folder_form():
         find_dataset("cifar-10")
 
 
+def test_a_folder_is_no_data_set_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownName, match=r"folder:photos"):
+        find_dataset("photos")
+
+
 def test_folder_spec(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dataset = find_dataset("folder:images", image_size=48)

@@ -182,7 +182,7 @@ def test_a_vanished_run_is_shown_as_such(start: Start, tmp_path: Path) -> None:
     process = start(*FIT, folder=tmp_path)
     process.until(lambda: "RUNNING" in Store(tmp_path).runs.values())
     process.kill()
-    listed = start("runs", "list", folder=tmp_path, COLUMNS="200")
+    listed = start("runs", "list", folder=tmp_path, COLUMNS="80")
     assert listed.wait() == 0, listed.said
     store = Store(tmp_path)
     assert list(store.runs.values()) == ["FAILED"]
