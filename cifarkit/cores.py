@@ -14,9 +14,7 @@ WORTH_NOTICING = 0.7
 def others() -> float:
     """How many cores others kept busy in the last minute before the first call, from the load average;
     0 where that is hardly any, where nothing else is running any more, or where the system does not tell."""
-    load = 0.0
-    with suppress(OSError, AttributeError):
-        load = os.getloadavg()[0]
+    load = _load()
     with suppress(OSError), open("/proc/loadavg", encoding="ascii") as file:
         if int(file.read().split()[3].partition("/")[0]) < 2:  # one is this process
             load = 0.0
@@ -33,3 +31,15 @@ def share() -> None:
     """
     if others() and os.environ.get("OMP_NUM_THREADS") != "1" and "GOMP_SPINCOUNT" not in os.environ:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def crowded() -> bool:
+    """Whether others have come since, while our threads, at most one for every core, spin."""
+    spinning = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    return spinning and _load() >= (os.cpu_count() or 1) + WORTH_NOTICING
+
+
+def _load() -> float:
+    with suppress(OSError, AttributeError):
+        return os.getloadavg()[0]
+    return 0.0

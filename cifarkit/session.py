@@ -225,6 +225,7 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
         workers=request.workers is not None or not on_device,
         target_acc=request.target_acc,
         earlier=earlier,
+        crowded=cores.crowded,
     )
 
 

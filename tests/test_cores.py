@@ -55,3 +55,16 @@ def test_the_environment_has_precedence(name: str, value: str, monkeypatch: pyte
     monkeypatch.setenv(name, value)
     cores.share()
     assert os.environ.get("OMP_WAIT_POLICY") == (value if name == "OMP_WAIT_POLICY" else None)
+
+
+@pytest.mark.parametrize(
+    ("load", "asleep", "expected"), [(5.0, False, True), (4.5, False, False), (5.0, True, False)]
+)
+def test_others_that_came_later(
+    load: float, asleep: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded(monkeypatch, load, 6)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    if asleep:
+        monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert cores.crowded() == expected
