@@ -24,6 +24,11 @@ def to_json(record: Any) -> str:
     return json.dumps(to_dict(record), indent=2)
 
 
+def short_name(dataset: str) -> str:
+    """A data set's name for a title: of a folder only the last part of its path."""
+    return dataset.rpartition("/")[2]
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None

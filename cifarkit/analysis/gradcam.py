@@ -20,7 +20,7 @@ GOOD_MAP_SIDE, LEAST_MAP_SIDE = 8, 4
 CONSTANT_SPREAD = 1e-6
 BATCH = 20
 # Layers that put out values of both signs.
-SIGNED = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+SIGNED = (nn.Conv2d, nn.BatchNorm2d)
 
 
 def map_sides(network: nn.Module, images: Tensor) -> dict[str, tuple[int, int]]:
@@ -52,8 +52,8 @@ def default_layer(network: nn.Module, sides: dict[str, tuple[int, int]]) -> str:
     1x1 say nothing about where, and earlier ones little about what.
 
     What a convolution or a batch norm puts out itself is left out where there is anything else: the methods
-    expect rectified maps (Selvaraju et al. 2017, arXiv 1610.02391). In maps of both signs what speaks for a
-    class may cancel out to nothing.
+    expect rectified maps (Selvaraju et al. 2017, arXiv 1610.02391), which those of GELU nearly are. In maps
+    of both signs what speaks for a class may cancel out to nothing.
 
     Raises:
         UsageError: no layer has a map over the image.

@@ -75,7 +75,8 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is to be ignored
         signal.signal(signal.SIGINT, _interrupted)
     sys.unraisablehook = _send_again
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of classes and files need not be ASCII
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # Names of classes need not be ASCII where the terminal is.
         sys.stdout.reconfigure(errors="backslashreplace")
     cores.share()
     code = run(sys.argv[1:])

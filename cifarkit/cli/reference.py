@@ -79,13 +79,8 @@ def _row(parameter: Any) -> str:
     flags = ", ".join(f"`{flag}`" for flag in parameter.opts)
     variable = f"`{parameter.envvar}`" if isinstance(parameter.envvar, str) else ""
     shown = parameter.show_default
-    default = (
-        shown
-        if isinstance(shown, str)
-        else ""
-        if parameter.default is None or parameter.default is False  # 0 is a default to show
-        else parameter.default
-    )
+    hidden = parameter.default is None or parameter.default is False
+    default = shown if isinstance(shown, str) else "" if hidden else parameter.default
     return f"| {flags} | {parameter.help or ''} | {_escape(str(default))} | {variable} |"
 
 

@@ -38,24 +38,26 @@ def list_(
 
         client = tracking.connect(tracking_uri)
         runs = tracking.list_fits(client, experiment, limit, tracking.noted_ends())
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("run", "began", "status", "name"):
-        table.add_column(heading, no_wrap=True)
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    for heading in ("run", "began", "status"):
+        table.add_column(heading, min_width=8, no_wrap=True)
+    table.add_column("name", no_wrap=True, overflow="ellipsis")
     for heading in ("accuracy", "training"):
-        table.add_column(heading, justify="right", min_width=len(heading))
+        table.add_column(heading, justify="right", min_width=8, no_wrap=True)
     for run in runs:
-        mean = "mean " if run.seeds > 1 else ""
-        accuracy = "" if run.val_acc is None else mean + percent(run.val_acc)
-        took = "" if run.train_seconds is None else mean + duration(run.train_seconds)
+        accuracy = "" if run.val_acc is None else percent(run.val_acc)
+        took = "" if run.train_seconds is None else duration(run.train_seconds)
         began = datetime.fromtimestamp(run.started_milliseconds / 1000)
         table.add_row(run.run_id[:8], f"{began:%Y-%m-%d %H:%M}", run.status, run.name, accuracy, took)
     if runs:
         terminal.show(table)
     else:
         terminal.say(f"no fit in the experiment {experiment!r} yet")
+    if any(run.seeds > 1 for run in runs):
+        terminal.say("of several seeds accuracy and training are the mean")
     for run in runs:
         if run.reason:  # under the table, where there is room for it
-            terminal.say(f"{run.run_id[:8]} failed: {run.reason}")
+            terminal.say(f"{run.run_id[:8]} failed: {run.reason.splitlines()[0]}")
     terminal.answer(RunTable(tuple(runs)), "\n".join(run.run_id for run in runs))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,7 +196,7 @@ def find_dataset(spec: str, image_size: int = 32) -> Dataset:
     kind, _, path = spec.partition(":")
     if kind != "folder":
         if spec not in DATASETS:
-            folder = f"folder:{spec}" if Path(spec).is_dir() else "folder:PATH"
+            folder = f"folder:{spec}" if os.path.isdir(spec) else "folder:PATH"
             raise UnknownName("data set", spec, [*DATASETS, folder])
         return DATASETS[spec]
     if not path:

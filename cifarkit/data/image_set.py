@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifarkit.errors import DataError
+from cifarkit.results import short_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +59,8 @@ class ImageSet:
 
     @property
     def short_name(self) -> str:
-        """The name for a figure's title: of a folder only the last part of its path."""
-        return self.name.rpartition("/")[2]
+        """The name for a figure's title."""
+        return short_name(self.name)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ from cifarkit.figures.canvas import (
     short,
     tidy,
 )
-from cifarkit.results import ClassScore, Evaluation
+from cifarkit.results import ClassScore, Evaluation, short_name
 
 # More classes than this, and the counts in the cells are too small to read.
 MAX_CLASSES_WITH_COUNTS = 20
@@ -180,5 +180,5 @@ def _or_zero(value: float) -> float:
 
 def _where(evaluation: Evaluation) -> str:
     tta = ", TTA" if evaluation.tta else ""
-    dataset = evaluation.dataset.rpartition("/")[2]  # of a folder only the last part of its path
-    return f"{dataset} {evaluation.split} ({evaluation.model}{tta}, {evaluation.samples:,} images)"
+    images = f"{short_name(evaluation.dataset)} {evaluation.split}"
+    return f"{images} ({evaluation.model}{tta}, {evaluation.samples:,} images)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,6 @@ from cifarkit.reports.folder import FIGURE_IMAGES, Folder, named
 from cifarkit.results import CamResult, CamRow, to_json
 from cifarkit.subjects import Progress, Subject, positions
 
-# So many images are named in a title and in a file's name.
-FEW = 5
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -30,7 +27,8 @@ class Chosen:
         pixels: uint8 (N, H, W, C).
         sources: what to call each: its index or its file.
         labels: true class of each, None where nobody knows.
-        kind: which they are, where not the surest mistakes: ``correct``, or their numbers or files.
+        kind: which they are, for the name of a file: ``correct``, all their numbers or files, or empty where
+            they are the surest mistakes.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -58,8 +56,8 @@ def choose_images(
     if files:
         return _from_files(subject, files)
     if indices:
-        numbers = list(dict.fromkeys(indices))
-        return replace(chosen_by_index(subject.images, numbers), kind=_some("image", map(str, numbers)))
+        chosen = chosen_by_index(subject.images, list(dict.fromkeys(indices)))
+        return replace(chosen, kind=f"images {' '.join(chosen.sources)}")
     predictions = subject.predict(device=device, on_batch=on_batch)
     wanted = (predictions.predicted == predictions.labels) == correct
     at = np.flatnonzero(wanted)
@@ -80,15 +78,8 @@ def _from_files(subject: Subject, files: Sequence[Path]) -> Chosen:
     if channels == 1:
         # The usual weights of luma, as everywhere else here.
         pixels = (pixels @ np.array([0.299, 0.587, 0.114]))[..., None].round().astype(np.uint8)
-    names = tuple(path.name for path in files)
-    return Chosen(pixels, names, (None,) * len(files), _some("file", names))
-
-
-def _some(noun: str, names: Iterable[str]) -> str:
-    """``images 3, 17``; of many the first, and how many there are."""
-    known = tuple(names)
-    more = f" and {len(known) - FEW:,} more" if len(known) > FEW else ""
-    return f"{noun}{'s' * (len(known) > 1)} {', '.join(known[:FEW])}{more}"
+    sources = tuple(path.name for path in files)
+    return Chosen(pixels, sources, (None,) * len(files), f"files {' '.join(map(str, files))}")
 
 
 def report_cams(
@@ -144,9 +135,9 @@ def report_cams(
             ]
         )
     size = f"{map_size[0]}x{map_size[1]}"
-    kind = f", {chosen.kind}" if chosen.kind else ""
-    kind += " (the same map for every class)" if method in CLASSLESS else ""
-    title = f"{method} at {layer_name} ({size} map): {subject.label}{kind}"
+    which = ", correct" if chosen.kind == "correct" else ""
+    classless = " (the same map for every class)" if method in CLASSLESS else ""
+    title = f"{method} at {layer_name} ({size} map): {subject.label}{which}{classless}"
     name = named("gradcam", *subject.variant, chosen.kind, method if method != "gradcam" else None, layer)
     figure = out.figure(name, figures.cam_grid(chosen.pixels, panels, rows, title))
     result = CamResult(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from cifarkit import figures
 from cifarkit.tracking import place
 
 FIGURE_IMAGES = 20
-# Characters: names of files are limited to 255 of them, or bytes.
+# Bytes; the name of a file may have 255.
 LONGEST_PART = 60
 
 
@@ -46,5 +47,13 @@ class Folder:
 
 def named(stem: str, *variant: str | None) -> str:
     """A file name that says how a report differs from the run's own one, which it must not replace."""
-    parts = (re.sub(r"[^\w.+-]+", "-", part).strip("-")[:LONGEST_PART] for part in variant if part)
-    return "_".join((stem, *parts))
+    return "_".join((stem, *(_plain(part) for part in variant if part)))
+
+
+def _plain(part: str) -> str:
+    """What of a text may stand in a file's name; of a long one its beginning and a checksum of it all."""
+    plain = re.sub(r"[^\w.+-]+", "-", part).strip("-")
+    if len(plain.encode()) <= LONGEST_PART:
+        return plain
+    checksum = hashlib.sha256(part.encode(errors="surrogateescape")).hexdigest()[:8]
+    return plain.encode()[: LONGEST_PART - 9].decode(errors="ignore") + f"-{checksum}"

@@ -48,13 +48,14 @@ class Data:
     image_size: int = 0
 
     def check_fingerprints(self, name: str, train: str | None, val: str | None) -> None:
-        """That these are the images of a training that wants to go on; ``name`` is what it is called.
+        """That these are the images that a training has seen so far.
 
         Args:
-            train, val: the fingerprints known of its images; None where there is none.
+            name: what an error calls that training.
+            train, val: fingerprints of the images it was trained and validated on; None where unknown.
 
         Raises:
-            CheckpointError: it saw others, or was validated on others.
+            CheckpointError: they are not.
         """
         for used, known, images in ("trained", train, self.train), ("validated", val, self.val):
             if known is not None and known != images.fingerprint:

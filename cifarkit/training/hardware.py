@@ -38,11 +38,8 @@ class Hardware:
             name = torch.cuda.get_device_name()
         else:
             name = f"{processor_name()}, {cores()} core{'s' * (cores() != 1)}"
-        return (
-            f"{self.world_size} x {name}, {self.precision}"
-            if self.world_size > 1
-            else f"{name}, {self.precision}"
-        )
+        times = f"{self.world_size} x " if self.world_size > 1 else ""
+        return f"{times}{name}, {self.precision}"
 
 
 def cores() -> int:

@@ -107,6 +107,21 @@ WRONG_QUESTIONS = [
     ("eval --gpus -1", 2, ["--gpus"]),
 ]
 
+# Of these, what is refused before the seconds that torch takes to load.
+AT_ONCE = {
+    "fit --dataset cifar1O",
+    "fit --dataset digits --lr abc",
+    "lr-find --dataset digits --rule deepest",
+    "lr-find --dataset digits --min-lr 0",
+    "lr-find --dataset digits --steps 3",
+    "eval --split validation",
+    "misclassified --sort size",
+    "misclassified --true 3 --pred 3",
+    "gradcam --method gradcamm",
+    "gradcam nosuch.png",
+}
+assert {line for line, *_ in (*WRONG_USAGE, *WRONG_QUESTIONS)} >= AT_ONCE
+
 
 def words(line: str) -> list[str]:
     return ["" if word == "''" else word for word in line.split()]
@@ -116,6 +131,7 @@ def words(line: str) -> list[str]:
 def test_wrong_usage(line: str, parts: list[str], cli: Cli, tmp_path: Path) -> None:
     outcome = cli(*words(line)).failed(2, *parts)
     assert outcome.out == ""
+    assert not (line in AT_ONCE and "loading torch" in outcome.err)
     assert Store(tmp_path).statuses == []
     assert not (tmp_path / "figures").exists()
 
@@ -130,6 +146,7 @@ def test_wrong_questions(
     outcome = cli(*words(line), store=trained)
     outcome.failed(code, *(part.format(run=trained.run_id[:8]) for part in parts))
     assert outcome.out == ""
+    assert not (line in AT_ONCE and "loading torch" in outcome.err)
     assert not (tmp_path / "figures").exists()
     assert trained.statuses == ["FINISHED"]
 

@@ -518,6 +518,6 @@ def test_what_there_is_to_choose_from_is_told(cli: Cli) -> None:
 
 def test_names_that_a_terminal_cannot_write(tmp_path: Path) -> None:
     colour_folder(tmp_path / "photos", {"Öl": (9, 9, 9), "Wasser": (99, 99, 99)}, 4, 16)
-    known = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    outcome = run(["data", "stats", "folder:photos", "--image-size", "16"], tmp_path, **known).succeeded()
+    command = ["data", "stats", "folder:photos", "--image-size", "16"]
+    outcome = run(command, tmp_path, PYTHONIOENCODING="ascii").succeeded()
     assert "\\xd6l" in outcome.out

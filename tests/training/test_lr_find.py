@@ -18,8 +18,6 @@ from cifarkit.training.hardware import Hardware
 from cifarkit.training.lr_find import find_lr, range_test
 from cifarkit.training.lr_rules import RULE, RULES, smooth
 
-# -- the test itself ------------------------------------------------------------------------------
-
 
 @pytest.fixture
 def network(recipe: Recipe, data: Data) -> nn.Module:
