@@ -7,7 +7,6 @@ it is first needed, so that ``--help`` need not wait for it.
 from __future__ import annotations
 
 import io
-import math
 import os
 import sys
 import time
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 
 WAITING_TOO_LONG = 0.3
-# So many times as long as the quickest an epoch takes that something else is to blame for.
-SLOWED = 3.0
 # Off a terminal, so long nothing is said of something that takes long.
 SILENT_SECONDS = 30
 
@@ -156,7 +153,6 @@ class EpochTable:
         val_split: what the validation numbers come from.
         target_acc: see `training.fit.fit`.
         earlier: epochs that a resumed run has behind it.
-        crowded: whether other processes have come for which nothing was prepared (`cores.crowded`).
 
     Attributes:
         stopped: what was done of the epoch within which the training stopped, as the rest of a sentence.
@@ -173,17 +169,15 @@ class EpochTable:
         workers: bool = False,
         target_acc: float | None = None,
         earlier: Sequence[EpochRow] = (),
-        crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
         self.terminal, self.work, self.ends = terminal, work, ends
         self.batch_size, self.workers = batch_size, workers
-        self.val_split, self.target_acc, self.crowded = val_split, target_acc, crowded
+        self.val_split, self.target_acc = val_split, target_acc
         self.rows: list[EpochRow] = list(earlier)
         self.first_report: tuple[int, int, float] | None = None
-        self.estimated = self.waited = self.slowed = False
-        self.quickest = math.inf
+        self.estimated = self.waited = False
         self.stopped = ""
         self.bar = Progress(
             SpinnerColumn(),
@@ -253,14 +247,6 @@ class EpochTable:
                 f"{row.waiting_share:.0%} of the time the model waited for images; raise --workers, or leave "
                 "it out so that data that fits stays on the device"
             )
-        pace = self._pace(row)
-        self.quickest = min(self.quickest, pace)
-        if pace > SLOWED * self.quickest and not self.slowed and self.crowded():
-            self.slowed = True
-            self.terminal.warn(
-                f"this epoch took {pace / self.quickest:.0f} times as long as it did alone, other processes "
-                "are at work here; Ctrl-C, then `cifarkit fit --resume last`, takes turns with them"
-            )
         if self.target_acc and row.val_acc < self.target_acc and row.epoch in self.ends[:-1]:
             self.terminal.say(
                 f"{percent(self.target_acc)} is not reached: going on to epoch {self._end(row.epoch + 1)} "
@@ -273,11 +259,8 @@ class EpochTable:
 
     def _left(self, row: EpochRow) -> float:
         """Seconds to the last epoch if the coming ones take the time of this one for the same work."""
-        return self._pace(row) * self.work(row.epoch, self._end(row.epoch))
-
-    def _pace(self, row: EpochRow) -> float:
-        """Seconds that the work of an epoch at full size would have taken."""
-        return row.epoch_seconds / self.work(row.epoch - 1, row.epoch)
+        pace = row.epoch_seconds / self.work(row.epoch - 1, row.epoch)
+        return pace * self.work(row.epoch, self._end(row.epoch))
 
     def _line(self, row: EpochRow, best: bool) -> str:
         return (

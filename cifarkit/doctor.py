@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cifarkit import cores, tracking
+from cifarkit import tracking
 from cifarkit.augment.batched import Batched
 from cifarkit.augment.per_image import PerImage
 from cifarkit.augment.policies import find_policy
@@ -116,7 +116,7 @@ def packages() -> Iterator[Finding]:
 
 
 def device(gpus: int | None) -> Iterator[Finding]:
-    """GPU, threads, other processes, precision."""
+    """GPU, threads, precision."""
     try:
         hardware = choose_hardware(gpus)
     except UsageError as error:
@@ -137,13 +137,6 @@ def device(gpus: int | None) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("threads", OK, plural(threads, "thread"))
-    if load := cores.others():
-        yield Finding(
-            "load", WARN, f"other processes kept {plural(round(load), 'core')} busy in the last minute",
-            "for full speed run nothing beside a training",
-        )  # fmt: skip
-    else:
-        yield Finding("load", OK, "nothing else is at work")
     bf16 = "bf16 at full speed" if has_native_bf16("cpu") else "no bf16 units: trains in fp32"
     yield Finding("precision", OK, bf16)
 
@@ -228,7 +221,10 @@ def loader(recipe: Recipe, data: Data, gpus: int | None) -> Iterator[Finding]:
     prepared = bench.measure_augmentation(recipe, data, hardware, 0.5)[0].value
     trained = bench.measure_steps(recipe, data, hardware, 1.0, 0.5)[-1].value
     share = trained / (trained + prepared)
-    detail = f"{prepared:,.0f} images/s prepared, {trained:,.0f} trained: {100 * share:.0f}% of the time"
+    detail = (
+        f"{100 * share:.0f}% of the time would go into preparing images "
+        f"({prepared:,.0f} a second; {trained:,.0f} are trained on)"
+    )
     if share > SLOW_LOADER:
         yield Finding("loader", WARN, detail, "--workers with as many processes as there are cores to spare")
     else:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cifarkit import cores, figures, reports, tracking
+from cifarkit import figures, reports, tracking
 from cifarkit.console import EpochTable, Terminal, plural
 from cifarkit.errors import Stopped
 from cifarkit.followers import follow, is_follower, leave_plan
@@ -135,10 +135,6 @@ def open_run(
         recorder.set_tags({tracking.PLAN: tags[tracking.PLAN]})
     terminal.say(f"run {run_id}: {job.data.name}, recipe {job.recipe.name}, {job.hardware.describe()}")
     terminal.say(job.describe())
-    if job.hardware.device == "cpu" and (load := cores.others()):
-        terminal.say(
-            f"other processes are at work here (load {load:.1f}): the training takes turns with them"
-        )
     return run_id
 
 
@@ -225,7 +221,6 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
         workers=request.workers is not None or not on_device,
         target_acc=request.target_acc,
         earlier=earlier,
-        crowded=cores.crowded,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,8 +31,8 @@ def work(begin: float, end: float) -> float:
     return float(np.interp(end, range(5), done) - np.interp(begin, range(5), done))
 
 
-def table(**more: Any) -> EpochTable:
-    return EpochTable(Terminal(), work, [4], val_split="test", batch_size=10, **more)
+def table() -> EpochTable:
+    return EpochTable(Terminal(), work, [4], val_split="test", batch_size=10)
 
 
 def test_the_first_steps_tell_how_long_the_training_takes(
@@ -98,14 +97,3 @@ def test_epochs_fit_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     first = "".join(segment.text for segment in shown[0])
     assert " ".join(first.split()) == ("epoch train loss train acc test loss test acc lr images/s time left")
     assert "…" not in "".join(segment.text for line in shown for segment in line)
-
-
-@pytest.mark.parametrize("crowded", [True, False])
-def test_a_training_that_others_slow_down_says_so_once(
-    crowded: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with table(crowded=lambda: crowded) as epochs:
-        for epoch, seconds in enumerate((10.0, 12.0, 200.0, 400.0), start=1):
-            epochs.on_epoch(replace(row(epoch), epoch_seconds=seconds), best=True)
-    # The third epoch is twice the work of the first.
-    assert capsys.readouterr().err.count("took 10 times as long") == crowded

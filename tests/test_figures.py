@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
@@ -18,6 +19,7 @@ from matplotlib.text import Text
 
 from cifarkit import figures
 from cifarkit.errors import CifarkitError
+from cifarkit.figures.canvas import PALE
 from cifarkit.results import (
     BenchRow,
     CalibrationBin,
@@ -303,12 +305,12 @@ def test_threads_draw_the_same_pictures(tmp_path: Path) -> None:
         assert list(pool.map(drawn, enumerate(names, start=10))) == alone
 
 
-def test_a_missing_glyph_is_a_box_and_no_warning(tmp_path: Path) -> None:
+def test_a_missing_glyph_is_its_number_and_no_warning(tmp_path: Path) -> None:
     figure = figures.image_grid(pixels(1), ["x\U0001f98ay"], suptitle="t")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figures.save(figure, tmp_path / "figure.png")
-    assert "x□y" in texts(figure)
+    assert "xU+1F98Ay" in texts(figure)
 
 
 # -- images -----------------------------------------------------------------------------------------
@@ -369,8 +371,18 @@ def test_lettering_of_images_does_not_overlap(name: str) -> None:
     assert min(text.get_fontsize() for text in shown) > 3.5
 
 
-def test_long_names_end_in_an_ellipsis() -> None:
-    assert "abcdefghijklm…" in texts(figures.image_grid(pixels(1), ["abcdefghijklmnopq"]))
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("abcdefghijklmnopq", "abcdefg…lmnopq"),
+        ("abcdefghijklmn", "abcdefghijklmn"),
+        ("photograph of a cat", "photogr… a cat"),
+        ("photograph of a dog", "photogr… a dog"),
+        ("5 $ and more than 7 $", r"5 \$ and… than 7 \$"),
+    ],
+)
+def test_long_names_are_cut_in_the_middle(name: str, shown: str) -> None:
+    assert shown in texts(figures.image_grid(pixels(1), [name]))
 
 
 def test_preview_shows_raw_then_epochs() -> None:
@@ -479,6 +491,18 @@ def test_calibration_tells_the_error_and_skips_empty_bins() -> None:
     assert any("ECE 3.21%" in text and "digits test" in text for text in texts(figure))
     histogram = [patch for patch in figure.axes[1].patches if isinstance(patch, Rectangle)]
     assert len(histogram) == 12
+
+
+def test_calibration_does_not_judge_by_a_few_images() -> None:
+    bins = tuple(
+        CalibrationBin(lower, lower + 0.25, samples, 0.1, lower + 0.1)
+        for lower, samples in ((0.25, 9), (0.5, 10), (0.75, 500))
+    )
+    figure = figures.calibration(replace(evaluation(digits_like(3)), calibration=bins))
+    pale = [patch for patch in figure.axes[0].patches if patch.get_facecolor() == to_rgba(PALE)]
+    judged = [patch for patch in figure.axes[0].patches if patch.get_hatch()]
+    assert [patch.get_x() for patch in pale] == [0.25]
+    assert [patch.get_x() for patch in judged] == [0.5, 0.75]
 
 
 def test_per_class_is_sorted_by_f1() -> None:

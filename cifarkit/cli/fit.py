@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cifarkit.cli import options
-from cifarkit.cli.choices import resolve
+from cifarkit.cli.choices import check_folder, resolve
 from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.errors import TargetNotReached, UsageError
 from cifarkit.optim.schedules import PATIENCE
@@ -143,6 +143,8 @@ def fit(
         batch_size=batch_size,
         precision=precision,
     )
+    if resume is None:
+        check_folder(source)
     if lr is not None:
         chosen = replace(chosen, lr=parse_lr(lr))
     if target_acc is not None and epochs is None and resume is None:

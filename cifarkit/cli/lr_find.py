@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cifarkit.cli import options
-from cifarkit.cli.choices import resolve
+from cifarkit.cli.choices import check_folder, resolve
 from cifarkit.console import Terminal
 
 Rule = Annotated[str, options.option("--rule", "Which suggestion to take: valley, steepest or minimum/10.")]
@@ -55,6 +55,7 @@ def lr_find(
     max_lr = default_max_lr(chosen) if max_lr is None else max_lr
     check_range(min_lr, max_lr, steps)
     check_rule(rule)
+    check_folder(source)
     with terminal.busy("loading torch"):
         from cifarkit import figures, tracking
         from cifarkit.data.loading import default_data_dir

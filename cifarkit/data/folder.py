@@ -92,8 +92,12 @@ class FolderSource:
             )
         images = np.empty(shape, dtype=np.uint8)
         with _decoders() as pool:
-            for row, image in enumerate(pool.map(partial(read_image, size=self.image_size), listing.paths)):
-                images[row] = image
+            decoded = pool.map(partial(read_image, size=self.image_size), listing.paths)
+            try:
+                for row, image in enumerate(decoded):
+                    images[row] = image
+            except DataError as error:
+                raise DataError(f"{error}; `cifarkit data verify {name}` looks for more like it") from error
         files = np.array([_shown(path.relative_to(self.root)) for path in listing.paths])
         return ImageSet(name, split, images, listing.labels, listing.classes, listing.indices, files)
 
@@ -113,8 +117,12 @@ class FolderSource:
         Raises:
             DataError: the folder is not laid out as above.
         """
-        self._list("train")
+        self.check()
         return self.root
+
+    def check(self) -> None:
+        """What can be told without decoding; raises DataError as `load` does."""
+        self._list("train")
 
     def _list(self, split: str) -> _Listing:
         train, test = self._split_folders()

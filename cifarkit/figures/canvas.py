@@ -45,7 +45,6 @@ FALLBACK_FONTS = (
     "Yu Gothic",
     "Malgun Gothic",
 )
-NO_GLYPH = "□"
 
 
 def blank(width: float, height: float) -> Figure:
@@ -103,24 +102,31 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def plain(text: str) -> str:
-    """One line that any name can become: no control characters, no formulas, no missing glyphs.
-
-    A glyph that no font has is a warning to matplotlib and a box to the reader, so the box is drawn
-    outright; a pair of dollar signs would be read as TeX.
-    """
-    known = _fonts()[1]
-    line = " ".join(str(text).split())
-    return "".join(c if ord(c) in known else NO_GLYPH for c in line).replace("$", r"\$")
+    """One line that any name can become: no control characters, no formulas, no missing glyphs."""
+    return _without_formulas(_drawable(text))
 
 
 def short(name: str, width: int = 14) -> str:
-    """The name in at most ``width`` columns, an ellipsis in place of what was cut."""
-    line = " ".join(str(name).split())
-    if _columns(line) > width:
-        while _columns(line) > width - 1:
-            line = line[:-1]
-        line = line.rstrip() + "…"
-    return plain(line)
+    """The name in at most ``width`` columns, an ellipsis in place of its middle where that was cut: names
+    differ at their ends as often as at their beginnings."""
+    line = _drawable(name)
+    begin, end = (len(line) + 1) // 2, len(line) // 2
+    while _columns(line[:begin]) + _columns(line[len(line) - end :]) > width - (begin + end < len(line)):
+        begin, end = (begin - 1, end) if begin > end else (begin, end - 1)
+    if begin + end < len(line):
+        line = f"{line[:begin].rstrip()}…{line[len(line) - end :].lstrip()}"
+    return _without_formulas(line)
+
+
+def _drawable(text: str) -> str:
+    """One line in which a letter that no font has is its number: as a box it could be any other."""
+    known = _fonts()[1]
+    return "".join(c if ord(c) in known else f"U+{ord(c):04X}" for c in " ".join(str(text).split()))
+
+
+def _without_formulas(line: str) -> str:
+    """A pair of dollar signs would be read as TeX."""
+    return line.replace("$", r"\$")
 
 
 def percent(share: float, digits: int = 0) -> str:

@@ -142,7 +142,7 @@ def training_curves(rows: Sequence[EpochRow], target_acc: float | None = None, s
         best = max(map(int, np.flatnonzero(np.isfinite(val_acc))), key=lambda at: merit(rows[at]))
         for ax, values in ((loss_ax, val_loss), (acc_ax, val_acc)):
             ax.axvline(epochs[best], color=GRAY, linewidth=0.8, linestyle=":", zorder=1)
-            label = f"best: {percent(val_acc[best], 2)}, epoch {epochs[best]}" if ax is acc_ax else None
+            value = f"{percent(val_acc[best], 2)}, " if ax is acc_ax else ""
             ax.plot(
                 epochs[best],
                 values[best],
@@ -151,7 +151,7 @@ def training_curves(rows: Sequence[EpochRow], target_acc: float | None = None, s
                 color=VERMILLION,
                 markeredgecolor="white",
                 linestyle="",
-                label=label,
+                label=f"best: {value}epoch {epochs[best]}",
                 gid="best",
                 zorder=5,
             )

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from cifarkit.figures.canvas import (
     BLUE,
     INK,
+    PALE,
     SKY,
     VERMILLION,
     finish,
@@ -25,6 +26,8 @@ from cifarkit.results import ClassScore, Evaluation, short_name
 # More classes than this, and the counts in the cells are too small to read.
 MAX_CLASSES_WITH_COUNTS = 20
 MAX_CLASSES_WITH_NAMES = 125
+# Predictions in a bin whose accuracy is not worth a judgement: of nine, one is eleven percent.
+FEW = 10
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
@@ -43,7 +46,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     # Errors are a few percent beside a diagonal of ninety: a power below one makes them visible.
     norm = PowerNorm(gamma=0.4, vmin=0, vmax=1)
     mesh = ax.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
-    names = [short(score.name) for score in evaluation.per_class]
+    names = [short(score.name, 18) for score in evaluation.per_class]
     slant = 0 if max(map(len, names)) <= 2 else 45 if classes <= 20 else 90
     # Letters get 0.6 of a cell's height; where that is too small to read, every second name, or third...
     every = -(-classes // MAX_CLASSES_WITH_NAMES)
@@ -82,21 +85,34 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
 
 
 def calibration(evaluation: Evaluation) -> Figure:
-    """Accuracy against confidence by bin, and how many predictions fall into each bin."""
+    """Accuracy against confidence by bin, and how many predictions fall into each; bins of so few that they
+    tell nothing are pale and show no gap."""
     figure = new_figure(4.8, 5.2)
     ax, counts_ax = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = [b for b in evaluation.calibration if b.samples and np.isfinite(b.accuracy + b.confidence)]
-    left, width = [b.lower for b in bins], [b.upper - b.lower for b in bins]
+    left, width = np.array([b.lower for b in bins]), np.array([b.upper - b.lower for b in bins])
+    few = np.array([b.samples < FEW for b in bins], dtype=bool)
     accuracy = np.array([b.accuracy for b in bins])
     gap = np.array([b.confidence for b in bins]) - accuracy
-    ax.bar(left, accuracy, width, align="edge", color=SKY, edgecolor="white", label="accuracy")
+    rare = f"accuracy of fewer than {FEW} images"
+    for those, colour, label in ((~few, SKY, "accuracy"), (few, PALE, rare)):
+        if those.any():
+            ax.bar(
+                left[those],
+                accuracy[those],
+                width[those],
+                align="edge",
+                color=colour,
+                edgecolor="white",
+                label=label,
+            )
     for sign, colour, label in ((1, VERMILLION, "overconfidence"), (-1, INK, "underconfidence")):
-        some = sign * gap > 0
+        some = (sign * gap > 0) & ~few
         if some.any():
             ax.bar(
-                np.array(left)[some],
+                left[some],
                 gap[some],
-                np.array(width)[some],
+                width[some],
                 bottom=accuracy[some],
                 align="edge",
                 facecolor="none",
@@ -171,7 +187,7 @@ def _separate_cells(ax: Axes, classes: int) -> None:
 
 
 def _label(score: ClassScore) -> str:
-    return f"{short(score.name)}  ({score.support:,})"
+    return f"{short(score.name, 18)}  ({score.support:,})"
 
 
 def _or_zero(value: float) -> float:

@@ -68,7 +68,8 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
             )
         if reference == "last":
             return max(fits, key=lambda run: run.info.end_time or 0)
-        return max(fits, key=lambda run: run.data.metrics.get("best_val_acc", -1.0))
+        # Of equals the earliest: a run of several seeds is asked itself, not the one of its seeds.
+        return max(reversed(fits), key=lambda run: run.data.metrics.get("best_val_acc", -1.0))
     matches = [run for run in runs if run.info.run_id.startswith(reference)]
     if len(matches) == 1:
         return matches[0]

@@ -264,7 +264,7 @@ def a_class_of_one(root: Path) -> None:
         (no_folder, ["no such folder"]),
         (one_class, ["only one class folder, red"]),
         (an_empty_class, ["yellow", "empty class folder"]),
-        (an_unreadable_image, ["00.png", "cannot be read"]),
+        (an_unreadable_image, ["00.png", "cannot be read", "`cifarkit data verify folder:"]),
         (a_truncated_image, ["00.png", "cannot be read"]),
         (a_class_of_one, ["class red has a single image"]),
     ],
@@ -273,7 +273,9 @@ def test_folders_that_hold_no_data_set(
     spoil: Callable[[Path], None], parts: list[str], cli: Cli, tmp_path: Path
 ) -> None:
     spoil(tmp_path / "images")
-    cli("fit", "--dataset", f"folder:{tmp_path / 'images'}").failed(1, *parts)
+    outcome = cli("fit", "--dataset", f"folder:{tmp_path / 'images'}").failed(1, *parts)
+    decoded = spoil in (an_unreadable_image, a_truncated_image)
+    assert ("loading torch" in outcome.err) == decoded
     assert Store(tmp_path).statuses == []
 
 
