@@ -86,7 +86,7 @@ def test_off_a_terminal_what_takes_long_is_heard_of_now_and_then(
     ]
 
 
-def test_epochs_fit_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_epochs_fit_into_80_columns() -> None:
     terminal = Terminal.unseen()
     terminal.console = RichConsole(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     epochs = EpochTable(terminal, work, [4], val_split="test", batch_size=10)
@@ -95,5 +95,5 @@ def test_epochs_fit_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
             epochs.on_epoch(replace(row(epoch), images_per_second=12345.0, epoch_seconds=7261.0), best=True)
         shown = terminal.console.render_lines(epochs._render(everything=True))
     first = "".join(segment.text for segment in shown[0])
-    assert " ".join(first.split()) == ("epoch train loss train acc test loss test acc lr images/s time left")
+    assert " ".join(first.split()) == "epoch train loss train acc test loss test acc lr images/s time left"
     assert "…" not in "".join(segment.text for line in shown for segment in line)

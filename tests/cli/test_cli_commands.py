@@ -532,7 +532,7 @@ def test_names_that_a_terminal_cannot_write(tmp_path: Path) -> None:
     ("variables", "expected"),
     [({}, SPINS), ({"GOMP_SPINCOUNT": "9"}, "9"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
-def test_threads_soon_sleep_while_they_wait(variables: dict[str, str], expected: str, tmp_path: Path) -> None:
+def test_threads_soon_sleep_while_they_wait(variables: dict[str, str], expected: str) -> None:
     known = environment(**variables)
     for name in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} - variables.keys():
         known.pop(name, None)
@@ -541,7 +541,5 @@ def test_threads_soon_sleep_while_they_wait(variables: dict[str, str], expected:
         "cli.run = lambda arguments: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
         "cli.main()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", told], env=known, capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, "-c", told], env=known, capture_output=True, text=True)
     assert done.stdout.split() == [expected, "False"], done.stderr

@@ -160,6 +160,9 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
     # The parent is asked like any other run, and answers with the best of its trainings.
     best = max(fit["best_val_acc"] for fit in fits)
     assert cli("eval").succeeded().line == f"{best:.4f}"
+    asked = cli("eval", "--run", "best", "--json").succeeded()
+    assert asked.data["run_id"] == summary["run_id"]
+    assert "2 seeds: asking the best of them" in asked.err
     # Each of them held out images of its own.
     for child in fits:
         assert cli("eval", "--run", child["run_id"]).succeeded().line == f"{child['best_val_acc']:.4f}"
