@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
@@ -13,8 +11,9 @@ from pathlib import Path
 from cifarkit import reports, tracking
 from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.errors import Stopped, UsageError
+from cifarkit.intervals import spread
 from cifarkit.request import FitRequest, Job
-from cifarkit.results import Evidence, FitResult, FitRuns, Spread, read_fit, to_json
+from cifarkit.results import Evidence, FitResult, FitRuns, read_fit, to_json
 from cifarkit.resuming import Repeated, find_child
 from cifarkit.scratch import scratch
 from cifarkit.session import Training, log_datasets, open_run, prepare, report, train
@@ -181,18 +180,6 @@ def summarise(fits: Sequence[FitResult], device: str, command: str) -> FitRuns:
         ),
         fits=tuple(fits),
     )
-
-
-def spread(values: Sequence[float], most: float = math.inf) -> Spread:
-    """Of at least one value between 0 and ``most``, where the interval ends, too."""
-    mean = statistics.mean(values)
-    if len(values) == 1:
-        return Spread(mean, 0.0, None, None)
-    from scipy.stats import t
-
-    std = statistics.stdev(values)
-    reach = float(t.ppf(0.975, len(values) - 1)) * std / math.sqrt(len(values))
-    return Spread(mean, std, max(0.0, mean - reach), min(most, mean + reach))
 
 
 def _metrics(summary: FitRuns) -> dict[str, float | None]:

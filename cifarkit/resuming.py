@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cifarkit import tracking
+from cifarkit.checkpoint import Story, read_story
 from cifarkit.console import Terminal, percent, plural
 from cifarkit.errors import CheckpointError, OtherVersion, UsageError
 from cifarkit.request import FINGERPRINT, SHAPING, VAL_FINGERPRINT, FitRequest
 from cifarkit.results import EpochRow
 from cifarkit.subjects import checkpoint_of_run
-from cifarkit.training.checkpoints import Story, read_story
 from cifarkit.training.data import Data
 from cifarkit.training.fit import is_complete
 from cifarkit.training.hardware import Hardware

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cifarkit import figures, reports, tracking
+from cifarkit.checkpoint import load_checkpoint, read_rates
 from cifarkit.console import EpochTable, Terminal, plural
 from cifarkit.errors import Stopped
 from cifarkit.followers import follow, is_follower, leave_plan
@@ -24,7 +25,6 @@ from cifarkit.results import EpochRow, FitResult, to_json
 from cifarkit.resuming import Resumed, as_it_was, restore
 from cifarkit.scratch import scratch
 from cifarkit.subjects import Subject
-from cifarkit.training.checkpoints import load_checkpoint, read_rates
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware

@@ -14,11 +14,11 @@ from cifarkit.analysis import gradcam
 from cifarkit.analysis.misclassified import class_index
 from cifarkit.analysis.predictions import Predictions, predict
 from cifarkit.augment.policies import find_policy, mirrors
+from cifarkit.checkpoint import Checkpoint, Story, load_checkpoint
 from cifarkit.data.datasets import find_dataset
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.loading import load_split
 from cifarkit.errors import CheckpointError, UsageError
-from cifarkit.training.checkpoints import Checkpoint, Story, load_checkpoint
 
 Progress = Callable[[int, int], None]
 

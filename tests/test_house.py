@@ -17,8 +17,10 @@ FILES = sorted(HOUSE.rglob("*.py"))
 FLOORS = (
     ("errors",),
     ("results", "replay", "scratch"),
+    ("intervals",),
     ("data", "augment", "models", "optim"),
     ("pipeline", "recipes"),
+    ("checkpoint",),
     ("training",),
     ("analysis",),
     ("figures", "tracking", "console"),

@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from cifarkit.analysis.predictions import Predictions
+from cifarkit.intervals import accuracy_interval
 from cifarkit.results import CalibrationBin, ClassScore, Evaluation
-from cifarkit.training.totals import accuracy_interval
 
 CALIBRATION_BINS = 15
 

@@ -16,7 +16,7 @@ import torch
 
 from cifarkit.errors import DivergedError, Interrupted, Stopped, Terminated
 from cifarkit.results import EpochRow, merit
-from cifarkit.training.checkpoints import CheckpointFiles, StoryKeeper
+from cifarkit.training.checkpoint_files import CheckpointFiles, StoryKeeper
 from cifarkit.training.module import WITHIN_EPOCH, Classifier
 
 STEP_REPORT_SECONDS = 0.5

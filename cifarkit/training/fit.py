@@ -19,16 +19,17 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cifarkit.augment.policies import find_policy
 from cifarkit.augment.randomness import mix
+from cifarkit.checkpoint import Story, read_rates, read_story
 from cifarkit.errors import CheckpointError, Terminated, UsageError
+from cifarkit.intervals import accuracy_interval
 from cifarkit.pipeline import DeviceLoader, epoch_order, eval_loader, train_loader
 from cifarkit.recipes import Recipe
 from cifarkit.results import EpochRow, FitResult, merit
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
-from cifarkit.training.checkpoints import CheckpointFiles, Story, StoryKeeper, read_rates, read_story
+from cifarkit.training.checkpoint_files import CheckpointFiles, StoryKeeper
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.hardware import Hardware, reuse_freed_memory
 from cifarkit.training.module import Classifier
-from cifarkit.training.totals import accuracy_interval
 
 
 def fit(

@@ -48,11 +48,3 @@ def outcomes(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     logits = logits.detach()
     kind = torch.promote_types(logits.dtype, torch.float32)
     return F.cross_entropy(logits.to(kind), labels, reduction="none"), logits.argmax(1) == labels
-
-
-def accuracy_interval(accuracy: float, samples: int) -> tuple[float, float]:
-    """The 95% interval of an accuracy, a fraction, over independent samples (Wilson 1927)."""
-    from scipy.stats import binomtest  # slow to import
-
-    low, high = binomtest(round(accuracy * samples), samples).proportion_ci(0.95, method="wilson")
-    return float(low), float(high)

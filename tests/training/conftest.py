@@ -149,7 +149,7 @@ def without_times() -> Callable[[Sequence[EpochRow]], list[EpochRow]]:
 
 @pytest.fixture
 def weights() -> Callable[[str | Path], dict[str, object]]:
-    from cifarkit.training.checkpoints import read_story
+    from cifarkit.checkpoint import read_story
 
     def read(path: str | Path) -> dict[str, object]:
         _, content = read_story(Path(path))

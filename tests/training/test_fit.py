@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from cifarkit.checkpoint import load_checkpoint, read_rates, read_story
 from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import CheckpointError, DivergedError, Interrupted, Stopped, Terminated, UsageError
 from cifarkit.optim import build_optimizer
@@ -20,7 +21,6 @@ from cifarkit.optim.schedules import Linear
 from cifarkit.recipes import RECIPES, Recipe
 from cifarkit.results import EpochRow
 from cifarkit.training import module
-from cifarkit.training.checkpoints import load_checkpoint, read_rates, read_story
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, has_native_bf16

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from cifarkit.analysis.predictions import predict
+from cifarkit.checkpoint import load_checkpoint, read_rates
 from cifarkit.errors import UsageError
 from cifarkit.optim.schedules import Linear
 from cifarkit.pipeline import EpochOrder, as_tensors
 from cifarkit.recipes import Recipe, scaled_side
-from cifarkit.training.checkpoints import load_checkpoint, read_rates
 from cifarkit.training.data import (
     Data,
     build_network,

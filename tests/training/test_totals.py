@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifarkit.training.totals import Totals, accuracy_interval, outcomes
+from cifarkit.training.totals import Totals, outcomes
 
 
 def batch(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,11 +65,3 @@ def test_before_the_first_batch_there_is_no_number() -> None:
 
 def test_sums_are_no_part_of_a_checkpoint() -> None:
     assert Totals().state_dict() == {}
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "samples", "low", "high"),
-    [(0.5, 100, 0.4038, 0.5962), (0.912, 10_000, 0.9063, 0.9174), (1.0, 10, 0.7225, 1.0)],
-)
-def test_the_interval_is_wilson_s(accuracy: float, samples: int, low: float, high: float) -> None:
-    assert accuracy_interval(accuracy, samples) == pytest.approx((low, high), abs=5e-5)

@@ -22,9 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifarkit.analysis.predictions import predict
+from cifarkit.checkpoint import load_checkpoint, read_story
 from cifarkit.errors import CheckpointError, Interrupted
 from cifarkit.recipes import RECIPES, Recipe
-from cifarkit.training.checkpoints import CheckpointFiles, load_checkpoint, read_story
+from cifarkit.training.checkpoint_files import CheckpointFiles
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware
