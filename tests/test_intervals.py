@@ -33,7 +33,5 @@ def test_an_interval_ends_where_its_values_do() -> None:
     ("accuracy", "samples", "low", "high"),
     [(0.5, 100, 0.4038, 0.5962), (0.912, 10_000, 0.9063, 0.9174), (1.0, 10, 0.7225, 1.0)],
 )
-def test_an_accuracy_has_wilson_s(
-    accuracy: float, samples: int, low: float, high: float
-) -> None:
+def test_an_accuracy_has_wilson_s(accuracy: float, samples: int, low: float, high: float) -> None:
     assert accuracy_interval(accuracy, samples) == pytest.approx((low, high), abs=5e-5)

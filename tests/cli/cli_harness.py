@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
+from real_process import PATIENCE_SECONDS, Process, environment
+from run_store import Store
 
 from cifarkit.results import to_dict
 
 BIN = Path(sys.executable).parent
 COMMAND = (sys.executable, "-m", "cifarkit")
-PATIENCE_SECONDS = 240
 
 # Every file that a fit leaves in its run.
 ARTIFACTS = {
@@ -120,14 +121,6 @@ class Outcome:
         return self.data
 
 
-def environment(**more: str) -> dict[str, str]:
-    """This process's environment without what would change cifarkit's defaults."""
-    unwanted = ("CIFARKIT_", "MLFLOW_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS", "LINES")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
-    # Two threads per process on a busy machine with two cores wait for each other more than they compute.
-    return kept | {"COLUMNS": "100", "OMP_NUM_THREADS": "1"} | more
-
-
 def run(arguments: Sequence[str], folder: Path, **variables: str) -> Outcome:
     """One command in a process of its own, with pipes for stdout and stderr."""
     done = subprocess.run(
@@ -174,48 +167,45 @@ class Screen(Outcome):
 
 
 def run_on_terminal(
+    start: Callable[..., Process],
     arguments: Sequence[str],
     folder: Path,
     *,
     signal_after: tuple[str, signal.Signals] | None = None,
     **variables: str,
 ) -> Screen:
-    """One command whose stderr and stdin are a terminal and whose stdout is a pipe.
+    """One command whose stderr and stdin are a terminal.
 
     Args:
+        start: see `conftest.start`.
         signal_after: send this signal once this text has been on the screen.
     """
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        cwd=folder,
-        env=environment(**{"TERM": "xterm-256color"} | variables),
-        stdin=slave,
-        stdout=subprocess.PIPE,
-        stderr=slave,
-    )
+    terminal = {"TERM": "xterm-256color"} | variables
+    process = start(*arguments, folder=folder, terminal=os.ttyname(slave), **terminal)
     shown = b""
+    code = None
     deadline = time.monotonic() + PATIENCE_SECONDS
     try:
         while time.monotonic() < deadline:
             # The slave stays open here, so that its modes can be read at the end: no EOF ends this loop.
             if select.select([master], [], [], 0.1)[0]:
                 shown += os.read(master, 65536)
-            elif process.poll() is not None:
+            elif (code := process.poll()) is not None:
                 break
             if signal_after and signal_after[0].encode() in shown:
-                process.send_signal(signal_after[1])
+                process.signal(signal_after[1])
                 signal_after = None
-        out, _ = process.communicate(timeout=10)
         after = termios.tcgetattr(slave)
     finally:
-        process.kill()
-        process.wait()
+        if code is None:
+            process.kill()
         os.close(master)
         os.close(slave)
     screen = shown.decode().replace("\r\n", "\n")
-    return Screen(process.returncode, out.decode(), screen, settings_kept=before == after)
+    assert code is not None, screen
+    return Screen(code, (folder / "stdout").read_text(), screen, settings_kept=before == after)
 
 
 def run_until(
@@ -258,37 +248,6 @@ def run_until(
 
 
 @dataclass(frozen=True)
-class Store:
-    """A folder with an MLflow store in it, as a bare ``cifarkit fit`` makes one."""
-
-    folder: Path
-
-    @property
-    def uri(self) -> str:
-        return f"sqlite:///{self.folder}/mlflow.db"
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """The answer of the store's database to a question about runs; nothing where there are none yet."""
-        if not (self.folder / "mlflow.db").exists():
-            return []
-        connection = sqlite3.connect(self.folder / "mlflow.db", timeout=30)
-        try:
-            exists = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone()
-            return connection.execute(query).fetchall() if exists else []
-        finally:
-            connection.close()
-
-    @property
-    def statuses(self) -> list[str]:
-        """Of all runs, the oldest first."""
-        return [status for (status,) in self.rows("SELECT status FROM runs ORDER BY start_time")]
-
-    @property
-    def run_ids(self) -> list[str]:
-        return [run_id for (run_id,) in self.rows("SELECT run_uuid FROM runs ORDER BY start_time")]
-
-
-@dataclass(frozen=True)
 class Trained(Store):
     """A store with one finished fit on digits."""
 
@@ -312,23 +271,23 @@ class Trained(Store):
         connection.close()
         moved = folder / "mlruns" / "1" / self.run_id
         moved.rename(moved.with_name(run_id))
-        for report in (copied.artifacts / "reports").iterdir():
+        for report in (copied.run_folder / "reports").iterdir():
             report.write_text(
                 report.read_text(encoding="utf-8").replace(self.run_id, run_id), encoding="utf-8"
             )
         return copied
 
     @property
-    def artifacts(self) -> Path:
-        ((place,),) = self.rows(f"SELECT artifact_uri FROM runs WHERE run_uuid = '{self.run_id}'")
-        return Path(place)
+    def run_folder(self) -> Path:
+        """Where the run's artifacts are."""
+        return self.artifacts(self.run_id)
 
     @property
     def checkpoint(self) -> Path:
-        return self.artifacts / "checkpoints" / "best.ckpt"
+        return self.run_folder / "checkpoints" / "best.ckpt"
 
     def report(self, name: str) -> Any:
-        return json.loads((self.artifacts / "reports" / name).read_text(encoding="utf-8"))
+        return json.loads((self.run_folder / "reports" / name).read_text(encoding="utf-8"))
 
 
 def history(client: Any, run_id: str, key: str) -> list[tuple[int, float]]:

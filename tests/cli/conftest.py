@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from cli_harness import Outcome, Store, Trained, environment, is_picture, shell
+from cli_harness import Outcome, Screen, Trained, is_picture, run_on_terminal, shell
 from filelock import FileLock
+from real_process import Process, environment
+from run_store import Store
 
 import cifarkit.cli
 from cifarkit.tracking import store as store_module
@@ -49,6 +52,12 @@ def cli(
 
     yield run
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def on_terminal(start: Callable[..., Process]) -> Callable[..., Screen]:
+    """Runs one command on a terminal; see `run_on_terminal`."""
+    return partial(run_on_terminal, start)
 
 
 @pytest.fixture

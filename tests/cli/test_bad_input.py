@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli_harness import COLOURS, Outcome, Store, Trained, colour_folder, leftovers, run
+from cli_harness import COLOURS, Outcome, Trained, colour_folder, leftovers, run
+from run_store import Store
 
 from cifarkit import results
 

@@ -17,8 +17,9 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from cli_harness import COLOURS, Outcome, Trained, colour_folder, environment, is_picture, run
+from cli_harness import COLOURS, Outcome, Trained, colour_folder, is_picture, run
 from PIL import Image
+from real_process import environment
 
 from cifarkit import results
 from cifarkit.augment.policies import POLICIES
@@ -442,7 +443,7 @@ def test_image_files_need_no_data_set(cli: Cli, tmp_path: Path, own_trained: Tra
 
 
 def test_other_questions_do_not_replace_the_runs_own_answers(cli: Cli, own_trained: Trained) -> None:
-    reports = own_trained.artifacts / "reports"
+    reports = own_trained.run_folder / "reports"
     own = {path.name: path.read_bytes() for path in reports.iterdir()}
     for line in (
         "eval --split train",
@@ -494,11 +495,11 @@ def test_a_store_that_takes_nothing_does_not_cost_the_answer(
 
 def test_later_analyses_are_added_to_the_run(cli: Cli, own_trained: Trained) -> None:
     for name in ("evaluation.json", "misclassified.csv", "gradcam.json"):
-        (own_trained.artifacts / "reports" / name).unlink()
+        (own_trained.run_folder / "reports" / name).unlink()
     for command in ("eval", "misclassified", "gradcam"):
         cli(command, "--quiet", store=own_trained).succeeded()
     for name in ("evaluation.json", "misclassified.csv", "gradcam.json"):
-        assert (own_trained.artifacts / "reports" / name).stat().st_size > 0
+        assert (own_trained.run_folder / "reports" / name).stat().st_size > 0
     assert own_trained.statuses == ["FINISHED"]
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import mlflow
 import pytest
-from cli_harness import COLOURS, Outcome, Store, artifact_names, colour_folder, history, is_picture
+from cli_harness import COLOURS, Outcome, artifact_names, colour_folder, history, is_picture
+from run_store import Store
 
 from cifarkit import results
 from cifarkit.cli.choices import resolve
@@ -276,9 +277,10 @@ def test_settings_from_the_environment_and_a_target_out_of_reach(
     assert client.get_experiment(found.info.experiment_id).name == "from outside"
 
 
-def test_a_folder_of_images_needs_no_other_option(cli: Cli, tmp_path: Path) -> None:
+def test_a_folder_of_images_needs_no_other_settings(cli: Cli, tmp_path: Path) -> None:
     root = colour_folder(tmp_path / "colours", COLOURS, images=20, side=16)
-    result = cli("fit", "--dataset", f"folder:{root}", "--json").succeeded().validated(results.FitResult)
+    outcome = cli("fit", "--dataset", f"folder:{root}", "--epochs", "4", "--json").succeeded()
+    result = outcome.validated(results.FitResult)
     assert result["recipe"] == "folder"
     assert result["best_val_acc"] > 0.9
     scores = cli("eval", "--json").succeeded().validated(results.Evaluation)

@@ -38,7 +38,7 @@ def test_status_and_place(run: Any, trained: Trained) -> None:
     assert run.info.status == "FINISHED"
     assert run.info.end_time > run.info.start_time
     assert trained.run_ids == [trained.run_id]
-    assert trained.artifacts.is_relative_to(trained.folder / "mlruns")
+    assert trained.run_folder.is_relative_to(trained.folder / "mlruns")
 
 
 def test_params_hold_the_resolved_recipe(run: Any) -> None:
@@ -96,12 +96,12 @@ def test_artifacts_are_all_there_and_whole(client: Any, trained: Trained) -> Non
     names = artifact_names(client, trained.run_id)
     assert ARTIFACTS - names == set()
     for name in names:
-        path = trained.artifacts / name
+        path = trained.run_folder / name
         assert path.stat().st_size > 0
         assert path.suffix != ".png" or is_picture(path)
         if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
-    assert "Params" in (trained.artifacts / "summary.txt").read_text()
+    assert "Params" in (trained.run_folder / "summary.txt").read_text()
 
 
 def test_reports_are_the_commands_records(trained: Trained) -> None:
@@ -111,7 +111,7 @@ def test_reports_are_the_commands_records(trained: Trained) -> None:
         ("misclassified.json", results.Misclassified),
         ("gradcam.json", results.CamResult),
     ):
-        text = (trained.artifacts / "reports" / name).read_text(encoding="utf-8")
+        text = (trained.run_folder / "reports" / name).read_text(encoding="utf-8")
         assert Outcome(0, text, "").validated(record)["run_id"] == trained.run_id
     rows = trained.report("history.json")
     assert rows == trained.report("fit.json")["rows"]
@@ -125,7 +125,7 @@ def test_reports_agree_with_the_metrics(run: Any, trained: Trained) -> None:
 def test_reports_name_no_file_that_is_gone(trained: Trained) -> None:
     """A path into a folder that was removed when the command ended helps nobody."""
     for name in ("fit.json", "misclassified.json", "gradcam.json"):
-        assert "cifarkit-" not in (trained.artifacts / "reports" / name).read_text()
+        assert "cifarkit-" not in (trained.run_folder / "reports" / name).read_text()
 
 
 def test_the_exported_model_predicts_what_eval_says(
@@ -142,7 +142,7 @@ def test_the_exported_model_predicts_what_eval_says(
     confusion = np.zeros((10, 10), int)
     np.add.at(confusion, (unseen_digits.labels, predicted), 1)
     assert confusion.tolist() == trained.report("evaluation.json")["confusion"]
-    with (trained.artifacts / "reports" / "misclassified.csv").open(newline="") as file:
+    with (trained.run_folder / "reports" / "misclassified.csv").open(newline="") as file:
         mistakes = {int(row["index"]): row["pred_class"] for row in csv.DictReader(file)}
     wrong = predicted != unseen_digits.labels
     assert mistakes == {

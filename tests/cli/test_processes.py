@@ -11,7 +11,9 @@ from typing import Any
 import mlflow
 import pytest
 import torch
-from cli_harness import ARTIFACTS, PATIENCE_SECONDS, Outcome, Store, artifact_names, environment, history
+from cli_harness import ARTIFACTS, Outcome, artifact_names, history
+from real_process import PATIENCE_SECONDS, environment
+from run_store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,32 +12,23 @@ from typing import Any
 
 import mlflow
 import pytest
-from cli_harness import (
-    ARTIFACTS,
-    EPOCH_METRICS,
-    Outcome,
-    Store,
-    Trained,
-    artifact_names,
-    history,
-    run_on_terminal,
-    run_until,
-)
+from cli_harness import ARTIFACTS, EPOCH_METRICS, Outcome, Screen, Trained, artifact_names, history, run_until
+from run_store import Store
 
 pytestmark = pytest.mark.filterwarnings("default")
 
 Cli = Callable[..., Outcome]
+OnTerminal = Callable[..., Screen]
 EPOCHS = 7
 
 
 FIT = ["fit", "--dataset", "digits", "--epochs"]
 
 
-def test_ctrl_c_and_going_on(cli: Cli, tmp_path: Path, empty_store: Path) -> None:
+def test_ctrl_c_and_going_on(cli: Cli, on_terminal: OnTerminal, tmp_path: Path) -> None:
     """A training on a terminal that is stopped after its second epoch."""
-    shutil.copy(empty_store, tmp_path)
     (tmp_path / "scratch").mkdir()
-    screen = run_on_terminal(
+    screen = on_terminal(
         [*FIT, str(EPOCHS)],
         tmp_path,
         signal_after=(f"epoch 3/{EPOCHS}", signal.SIGINT),
@@ -72,10 +62,9 @@ def test_ctrl_c_and_going_on(cli: Cli, tmp_path: Path, empty_store: Path) -> Non
     assert store.statuses == ["FINISHED"]
 
 
-def test_sigterm_ends_the_training_with_a_true_status(tmp_path: Path, empty_store: Path) -> None:
+def test_sigterm_ends_the_training_with_a_true_status(on_terminal: OnTerminal, tmp_path: Path) -> None:
     """On a terminal without colours, after the first epoch."""
-    shutil.copy(empty_store, tmp_path)
-    screen = run_on_terminal(
+    screen = on_terminal(
         [*FIT, str(EPOCHS)], tmp_path, signal_after=("\n    1 ", signal.SIGTERM), NO_COLOR="1"
     )
     screen.failed(143, "terminated")

@@ -11,16 +11,9 @@ from typing import Any
 
 import pytest
 import typer
-from cli_harness import (
-    BIN,
-    COMMAND,
-    Outcome,
-    Store,
-    environment,
-    run,
-    run_on_terminal,
-    shell,
-)
+from cli_harness import BIN, COMMAND, Outcome, Screen, run, shell
+from real_process import environment
+from run_store import Store
 
 import cifarkit
 from cifarkit.cli import app
@@ -29,6 +22,7 @@ from cifarkit.recipes import RECIPES
 pytestmark = pytest.mark.filterwarnings("default")
 
 Cli = Callable[..., Outcome]
+OnTerminal = Callable[..., Screen]
 HEAVY = ("torch", "torchvision", "mlflow", "pytorch_lightning", "matplotlib", "albumentations")
 
 
@@ -188,8 +182,8 @@ def test_a_reader_that_never_was(line: str, tmp_path: Path) -> None:
 # -- a terminal -----------------------------------------------------------------------------------
 
 
-def test_fit_on_a_terminal_is_live(tmp_path: Path) -> None:
-    screen = run_on_terminal(["fit", "--dataset", "digits", "--epochs", "2"], tmp_path)
+def test_fit_on_a_terminal_is_live(on_terminal: OnTerminal, tmp_path: Path) -> None:
+    screen = on_terminal(["fit", "--dataset", "digits", "--epochs", "2"], tmp_path)
     assert screen.code == 0, screen.err
     assert screen.line == Store(tmp_path).run_ids[0]
     assert "\x1b[?25l" in screen.err
@@ -202,8 +196,8 @@ def test_fit_on_a_terminal_is_live(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["recipes", "fit --dataset nosuch", "--help"])
-def test_no_color_means_no_control_codes(line: str, tmp_path: Path) -> None:
-    screen = run_on_terminal(line.split(), tmp_path, NO_COLOR="1")
+def test_no_color_means_no_control_codes(line: str, on_terminal: OnTerminal, tmp_path: Path) -> None:
+    screen = on_terminal(line.split(), tmp_path, NO_COLOR="1")
     assert "\x1b" not in screen.err + screen.out
 
 
@@ -214,11 +208,11 @@ def test_nothing_forces_control_codes_into_a_pipe(tmp_path: Path) -> None:
     assert outcome.succeeded().err != ""
 
 
-def test_a_terminal_that_can_only_print_gets_plain_lines(tmp_path: Path) -> None:
-    screen = run_on_terminal(["data", "verify", "digits"], tmp_path, TERM="dumb")
+def test_a_terminal_that_can_only_print_gets_plain_lines(on_terminal: OnTerminal, tmp_path: Path) -> None:
+    screen = on_terminal(["data", "verify", "digits"], tmp_path, TERM="dumb")
     assert screen.succeeded().err.count("\n") >= 1
 
 
-def test_quiet_on_a_terminal(tmp_path: Path) -> None:
-    screen = run_on_terminal(["data", "verify", "digits", "--quiet"], tmp_path)
+def test_quiet_on_a_terminal(on_terminal: OnTerminal, tmp_path: Path) -> None:
+    screen = on_terminal(["data", "verify", "digits", "--quiet"], tmp_path)
     assert (screen.code, screen.err, screen.line) == (0, "", "ok")

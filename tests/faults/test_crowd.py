@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_harness import COMPARED, Process, Store
+from fault_harness import COMPARED
+from real_process import Process
+from run_store import Store
 
 Start = Callable[..., Process]
 
@@ -20,7 +22,7 @@ def test_many_runs_at_once_on_a_store_that_is_not_there_yet(runs: int, start: St
     processes = [
         start(
             "fit", "--dataset", "digits", "--epochs", "1", "--seed", i, "--experiment", f"new-{i % 2}",
-            folder=folder, new_store=True, MLFLOW_TRACKING_URI=store,
+            folder=folder, new_store=True, figures=runs > 2, MLFLOW_TRACKING_URI=store,
         )
         for i, folder in enumerate(folders)
     ]  # fmt: skip

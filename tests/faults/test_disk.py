@@ -10,7 +10,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from fault_harness import Process, Store
+from real_process import Process
+from run_store import Store
 
 Start = Callable[..., Process]
 Mount = Callable[..., bool]

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_harness import Process, Store, assert_same_training
+from fault_harness import assert_same_training
 from filelock import FileLock
+from real_process import Process
+from run_store import Store
 
 Start = Callable[..., Process]
 
@@ -151,11 +153,11 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
         path.rmdir() if path.is_dir() else path.unlink()
     last = store.artifacts(run_id) / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-1000])
-    process = start(*RESUME, run_id[:8], folder=tmp_path)
+    process = start(*RESUME, run_id[:8], folder=tmp_path, figures=False)
     assert process.wait() == 0, process.said
     assert "the last checkpoint of run" in process.said
     assert "is damaged" in process.said
-    assert_same_training(store, run_id, reference[0], reference[1])
+    assert_same_training(store, run_id, reference[0], reference[1], with_figures=False)
 
 
 def test_a_signal_to_everything_that_belongs_to_a_training(start: Start, tmp_path: Path) -> None:

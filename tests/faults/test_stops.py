@@ -10,7 +10,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from fault_harness import Process, Store
+from real_process import Process
+from run_store import Store
 
 Start = Callable[..., Process]
 
@@ -55,7 +56,7 @@ def test_a_resumed_run_may_miss_its_target(start: Start, tmp_path: Path) -> None
     assert "planned for 4 epochs" in process.said
     assert store.runs == {run_id: "KILLED"}
     # How many runs to make is for new trainings.
-    process = start("fit", "--resume", "last", folder=tmp_path, CIFARKIT_RUNS="2")
+    process = start("fit", "--resume", "last", folder=tmp_path, figures=False, CIFARKIT_RUNS="2")
     assert process.wait() == 3
     said = process.said.replace("\n", " ")
     assert "stayed below the target 99.99% in 4 epochs" in said
@@ -100,7 +101,7 @@ def test_ctrl_c_in_the_range_test(start: Start, tmp_path: Path) -> None:
     assert status == "KILLED"
     assert f"go on with `cifarkit fit --resume {run_id}" in process.said.replace("\n", " ")
     assert store.history(run_id, "val/acc") == []
-    process = start("fit", "--resume", "last", folder=tmp_path)
+    process = start("fit", "--resume", "last", folder=tmp_path, figures=False)
     assert process.wait() == 0, process.said
     assert store.runs == {run_id: "FINISHED"}
     found = json.loads((store.artifacts(run_id) / "reports" / "lr_range_test.json").read_text())["suggestion"]

@@ -1,5 +1,5 @@
-"""A tracking server that dies, freezes or fails in the middle of a run: the training does not notice, and
-everything arrives in the end."""
+"""A tracking server in the place of the local store; one that dies, freezes or fails in the middle of a run:
+the training does not notice, and everything arrives in the end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fault_harness import COMPARED, Process, Store
+from fault_harness import COMPARED
+from real_process import Process
 from real_server import Server
+from run_store import Store
+
+from cifarkit.recipes import find_recipe
 
 Start = Callable[..., Process]
 
@@ -42,6 +46,40 @@ def assert_complete(server: Server, run_id: str) -> None:
     files = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
     assert {"checkpoints/best.ckpt", "checkpoints/last.ckpt", "model/MLmodel", "summary.txt"} <= files
     assert {"figures/curves.png", "figures/gradcam.png", "reports/fit.json"} <= files
+
+
+def test_a_server_holds_what_the_local_store_would(start: Start, server: Server, tmp_path: Path) -> None:
+    at = ("--tracking-uri", server.address)
+    process = start(*FIT, *at, folder=tmp_path, new_store=True)
+    assert process.wait() == 0, process.said
+    assert "warning" not in process.said
+    run_id = process.answer
+    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "mlruns").exists()
+    assert_complete(server, run_id)
+    store = Store(server.folder)
+    assert store.tag(run_id, "cifarkit.kind") == "fit"
+    params = dict(store.rows("SELECT key, value FROM params WHERE run_uuid = ?", run_id))
+    settings = find_recipe("digits").override(epochs=EPOCHS).settings()
+    assert {key: params[key] for key in settings} == {key: str(value) for key, value in settings.items()}
+    # What is asked afterwards comes from there and goes back there.
+    process = start("eval", "--run", "last", *at, folder=tmp_path, new_store=True)
+    assert process.wait() == 0, process.said
+    assert float(process.answer) == pytest.approx(
+        max(acc for _, acc in store.history(run_id, "val/acc")), abs=1e-4
+    )
+    explain = ("gradcam", "--run", run_id[:8], "--limit", "2", "--split", "train")
+    process = start(*explain, *at, folder=tmp_path, new_store=True)
+    assert process.wait() == 0, process.said
+    (kept,) = (server.folder / "artifacts").glob(f"*/{run_id}/artifacts")
+    assert (kept / process.answer.replace(f"figures/{run_id[:8]}", "figures")).stat().st_size > 0
+    assert '"split": "train"' in (kept / "reports" / "gradcam_train.json").read_text()
+    process = start("eval", "--run", "nosuch", *at, folder=tmp_path, new_store=True)
+    assert process.wait() == 1
+    assert (
+        f"no run has the id 'nosuch' in the experiment 'cifarkit'; the latest are: {run_id[:8]}"
+        in process.said
+    )
 
 
 def test_a_server_that_dies_and_comes_back(start: Start, server: Server, tmp_path: Path) -> None:
