@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 
 from cifarkit.data.datasets import find_dataset
+from cifarkit.data.loading import load_splits
 from cifarkit.errors import DivergedError
 from cifarkit.optim import OPTIMIZERS
 from cifarkit.recipes import RECIPES, Recipe
-from cifarkit.training.data import Data, load_data
+from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
 from cifarkit.training.lr_find import find_lr
@@ -44,7 +45,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each optimiser, from 1 on (5)")
     arguments = parser.parse_args()
-    data = load_data(find_dataset("digits"), Path())
+    digits = find_dataset("digits")
+    data = Data.of(digits, load_splits(digits, Path()))
     hardware = choose_hardware(0, precision="fp32")
     record: dict[str, object] = {
         "epochs": EPOCHS,

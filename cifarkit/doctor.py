@@ -26,13 +26,13 @@ from cifarkit.augment.randomness import uniforms
 from cifarkit.console import Terminal, plural
 from cifarkit.data.datasets import Dataset
 from cifarkit.data.image_set import ImageSet
-from cifarkit.data.loading import verify
+from cifarkit.data.loading import load_splits, verify
 from cifarkit.errors import CifarkitError, UsageError
 from cifarkit.pipeline import as_tensors
 from cifarkit.recipes import Recipe
 from cifarkit.results import Diagnosis, Finding
 from cifarkit.training import bench
-from cifarkit.training.data import Data, fit_batch_to_data, load_data
+from cifarkit.training.data import Data
 from cifarkit.training.hardware import Hardware, choose_hardware, has_native_bf16
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -152,7 +152,7 @@ def images(source: Dataset, data_dir: Path, loaded: list[Data]) -> Iterator[Find
         yield Finding("data files", FAIL, detail, remedy)
         return
     yield Finding("data files", OK, f"{source.name}: {plural(len(report.files), 'file')} intact")
-    data = load_data(source, data_dir)
+    data = Data.of(source, load_splits(source, data_dir))
     loaded.append(data)
     for part in (data.train, data.val):
         counts = np.bincount(part.labels, minlength=len(part.classes))
@@ -217,7 +217,7 @@ def augmentation(recipe: Recipe, data: Data) -> Iterator[Finding]:
 def loader(recipe: Recipe, data: Data, gpus: int | None) -> Iterator[Finding]:
     """Whether preparing the images takes a large share of a training's time."""
     hardware: Hardware = choose_hardware(gpus)
-    recipe = replace(fit_batch_to_data(recipe, len(data.train)), lr=recipe.lr or 1e-3)
+    recipe = replace(recipe.with_batch_for(len(data.train)), lr=recipe.lr or 1e-3)
     prepared = bench.measure_augmentation(recipe, data, hardware, 0.5)[0].value
     trained = bench.measure_steps(recipe, data, hardware, 1.0, 0.5)[-1].value
     share = trained / (trained + prepared)

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
+from cifarkit.data.loading import Splits
 from cifarkit.errors import UsageError
 from cifarkit.request import FitRequest, Job
 from cifarkit.scratch import scratch
+from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import choose_hardware
 
@@ -41,19 +43,22 @@ def leave_plan(job: Job, folder: Path, resume: Path | None) -> None:
     os.environ[PLAN] = str(path)
 
 
-def follow(request: FitRequest) -> NoReturn:
-    """The part of the processes beside the first: train along and say nothing."""
+def follow(request: FitRequest, splits: Splits | None) -> NoReturn:
+    """The part of the processes beside the first: train along and say nothing.
+
+    Args:
+        splits: as `session.run_fit` takes them.
+    """
     resume = None
     if PLAN in os.environ:
         plan = json.loads(Path(os.environ[PLAN]).read_text(encoding="utf-8"))
         resume = Path(plan["resume"]) if plan["resume"] else None
         request = request.with_plan(plan)
-    data = request.load()
     hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
     with scratch() as folder:
         fit(
-            request.final_recipe(data, hardware),
-            data,
+            request.recipe_for(hardware),
+            Data.of(request.source, splits or request.read()),
             hardware,
             Path(folder),
             resume=resume,

@@ -24,7 +24,6 @@ from cifarkit.augment.ops import Policy
 from cifarkit.augment.policies import POLICIES
 from cifarkit.augment.randomness import epoch_permutation
 from cifarkit.data.image_set import ImageSet
-from cifarkit.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -221,15 +220,6 @@ def fits_on_device(images: ImageSet, device: torch.device) -> bool:
     return device.type != "cuda" or images.images.nbytes < torch.cuda.mem_get_info(device)[0] / 4
 
 
-def check_batch(batch_size: int, images: int) -> None:
-    """Raises: UsageError where a batch takes more than the training images there are."""
-    if batch_size > images:
-        raise UsageError(
-            f"a batch of {batch_size} is larger than the {images} training images; "
-            f"--batch-size {max(1, images // 4)} would make four steps an epoch"
-        )
-
-
 def train_loader(
     images: ImageSet,
     policy: Policy,
@@ -255,7 +245,7 @@ def train_loader(
     Raises:
         UsageError: fewer images than one batch takes.
     """
-    check_batch(batch_size * world_size, len(images))
+    images.check_batch(batch_size * world_size)
     order = EpochOrder(
         len(images),
         batch_size,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cifarkit import reports, tracking
 from cifarkit.console import Terminal, duration, percent, plural
+from cifarkit.data.loading import Splits
 from cifarkit.errors import Stopped, UsageError
 from cifarkit.intervals import spread
 from cifarkit.request import FitRequest, Job
@@ -17,17 +18,26 @@ from cifarkit.results import Evidence, FitResult, FitRuns, read_fit, to_json
 from cifarkit.resuming import Repeated, find_child
 from cifarkit.scratch import scratch
 from cifarkit.session import Training, log_datasets, open_run, prepare, report, train
+from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import choose_hardware
 
 
-def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repeated | None = None) -> FitRuns:
+def run_fits(
+    request: FitRequest,
+    runs: int,
+    terminal: Terminal,
+    *,
+    splits: Splits | None = None,
+    repeated: Repeated | None = None,
+) -> FitRuns:
     """Train with ``runs`` consecutive seeds from the request's on, and tell how far they differ.
 
     Every training is a child run with its parameters, metrics and checkpoints. The parent holds the
     statistics and, of the best one, the weights, figures and model: it can be asked like any other run.
 
     Args:
+        splits: the images, where they have been read already.
         repeated: go on with this run, as it was planned: with the seed that was interrupted and those after.
 
     Raises:
@@ -43,7 +53,8 @@ def run_fits(request: FitRequest, runs: int, terminal: Terminal, repeated: Repea
         hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
         if hardware.world_size > 1:
             raise UsageError("--runs works on one device; give --gpus 1")
-        job = prepare(request, hardware, terminal, repeated.check_images if repeated else None)
+        check_images = repeated.check_images if repeated else None
+        job = prepare(request, hardware, terminal, splits, check_images)
         resume = repeated.run_id if repeated else None
         run_id = open_run(job, parent, terminal, resume, **{tracking.RUNS: str(runs)})
         if not repeated:
@@ -90,7 +101,9 @@ def _train_all(
 
 def _with_its_images(job: Job) -> Job:
     """The job with the splits of its seed, from which follows which images are held out, where any are."""
-    return replace(job, data=job.request.load()) if job.request.val_size else job
+    if job.request.val_size == 0:
+        return job
+    return replace(job, data=Data.of(job.request.source, job.request.read()))
 
 
 def _child(job: Job, parent: tracking.RunRecorder, terminal: Terminal, begun: str | None) -> Training:

@@ -11,10 +11,10 @@ from typing import Any
 
 from cifarkit import tracking
 from cifarkit.data.datasets import Dataset, find_dataset
-from cifarkit.data.loading import default_data_dir
+from cifarkit.data.loading import Splits, default_data_dir, load_splits
 from cifarkit.errors import UsageError
 from cifarkit.recipes import Recipe
-from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, load_data
+from cifarkit.training.data import Data
 from cifarkit.training.hardware import Hardware
 
 # Tags of a run: the fingerprints of its images.
@@ -25,7 +25,7 @@ SHAPING = ("seed", "target_acc", "max_epochs", "val_size", "workers", "determini
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What `fit` was asked to do; names are resolved, files not yet read."""
+    """What `fit` was asked to do; names are resolved, the recipe has a batch that suits the data."""
 
     source: Dataset
     recipe: Recipe
@@ -44,9 +44,9 @@ class FitRequest:
     run_name: str | None
     tracking_uri: str | None
 
-    def load(self) -> Data:
-        """Read the splits; errors as in `load_data`."""
-        return load_data(self.source, self.data_dir, val_size=self.val_size, seed=self.seed)
+    def read(self) -> Splits:
+        """The images; errors as of `load_splits`."""
+        return load_splits(self.source, self.data_dir, self.val_size, self.seed)
 
     def shaping(self) -> dict[str, Any]:
         """What shapes the training, as arguments of `training.fit.fit`; the data hold the images out."""
@@ -73,20 +73,18 @@ class FitRequest:
             words += ["--gpus", str(self.gpus)]
         return shlex.join(words)
 
-    def final_recipe(self, data: Data, hardware: Hardware) -> Recipe:
-        """The recipe with a batch that suits the data and the devices.
+    def recipe_for(self, hardware: Hardware) -> Recipe:
+        """The recipe with a batch that the devices can share.
 
         Raises:
-            UsageError: the batch asked for does not, or the images do not suit the model.
+            UsageError: they cannot share the batch that was asked for.
         """
-        recipe, devices = self.recipe, hardware.world_size
+        batch, devices = self.recipe.batch_size, hardware.world_size
         if not self.own_batch_size:
-            recipe = fit_batch_to_data(recipe, len(data.train))
-            recipe = replace(recipe, batch_size=max(devices, recipe.batch_size // devices * devices))
-        if recipe.batch_size % devices:
+            return replace(self.recipe, batch_size=max(devices, batch // devices * devices))
+        if batch % devices:
             raise UsageError(f"--batch-size must be a multiple of the {devices} devices")
-        check_recipe_fits(recipe, data)
-        return recipe
+        return self.recipe
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Job:
     """A training as it will be done.
 
     Attributes:
-        recipe: in its final form (`FitRequest.final_recipe`).
+        recipe: as these devices train it (`FitRequest.recipe_for`).
     """
 
     request: FitRequest

@@ -15,6 +15,7 @@ import torch
 from cifarkit import figures, reports, tracking
 from cifarkit.checkpoint import load_checkpoint, read_rates
 from cifarkit.console import EpochTable, Terminal, plural
+from cifarkit.data.loading import Splits
 from cifarkit.errors import Stopped
 from cifarkit.followers import follow, is_follower, leave_plan
 from cifarkit.optim.schedules import training_ends
@@ -68,18 +69,21 @@ class Uploader:
             self.recorder.log_artifact(kept, "checkpoints", delete=True)
 
 
-def run_fit(request: FitRequest, terminal: Terminal, interrupted: Any = None) -> FitResult:
+def run_fit(
+    request: FitRequest, terminal: Terminal, *, splits: Splits | None = None, interrupted: Any = None
+) -> FitResult:
     """Train, draw, record.
 
     Args:
-        interrupted: the run to go on with, from `resuming.find_interrupted`.
+        splits: the images, where they have been read already.
+        interrupted: the run to go on with, from `resuming.find_interrupted`; its images are read anew.
 
     Raises:
         CifarkitError: everything that `training.fit.fit`, the data and the store can raise; the run, once
             it exists, ends with a true status.
     """
     if is_follower():
-        follow(request)
+        follow(request, splits)
     name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}-seed{request.seed}"
     recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
     with scratch() as downloads, tracking.recording(recorder, terminal.alert):
@@ -89,7 +93,8 @@ def run_fit(request: FitRequest, terminal: Terminal, interrupted: Any = None) ->
                 resumed = restore(interrupted, recorder.client, Path(downloads), terminal)
             request = as_it_was(request, resumed)
         hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
-        job = prepare(request, hardware, terminal, resumed.check_images if resumed else None)
+        check_images = resumed.check_images if resumed else None
+        job = prepare(request, hardware, terminal, splits, check_images)
         run_id = open_run(job, recorder, terminal, resumed.run_id if resumed else None)
         if resumed:
             resumed.tell(job.hardware, terminal)
@@ -110,18 +115,22 @@ def prepare(
     request: FitRequest,
     hardware: Hardware,
     terminal: Terminal,
-    check_images: Callable[[Data], None] | None = None,
+    splits: Splits | None,
+    check_images: Callable[[Data], None] | None,
 ) -> Job:
-    """Read the data and give the recipe its final form.
+    """Make the images input and give the recipe its final form.
 
     Args:
+        splits: the images; None to read them here.
         check_images: raises an error where a run cannot go on with these images, before it is RUNNING again.
     """
-    with terminal.busy(f"reading {request.source.name}"):
-        data = request.load()
+    if splits is None:
+        with terminal.busy(f"reading {request.source.name}"):
+            splits = request.read()
+    data = Data.of(request.source, splits)
     if check_images:
         check_images(data)
-    return Job(request, request.final_recipe(data, hardware), data, hardware)
+    return Job(request, request.recipe_for(hardware), data, hardware)
 
 
 def open_run(

@@ -12,6 +12,7 @@ from pathlib import Path
 from cifarkit import figures, reports, tracking
 from cifarkit.console import EpochTable, Terminal
 from cifarkit.data.datasets import Dataset
+from cifarkit.data.loading import load_splits
 from cifarkit.errors import UsageError
 from cifarkit.optim.schedules import PATIENCE
 from cifarkit.recipes import Recipe
@@ -20,7 +21,7 @@ from cifarkit.scratch import scratch
 from cifarkit.session import Uploader
 from cifarkit.training import bench, lr_find
 from cifarkit.training.callbacks import Observer
-from cifarkit.training.data import Data, check_recipe_fits, fit_batch_to_data, load_data
+from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
 
@@ -53,10 +54,10 @@ def run_bench(
     if hardware.world_size > 1:
         raise UsageError("bench works on one device; give --gpus 1")
     with terminal.busy(f"reading {source.name}"):
-        data = load_data(source, data_dir, seed=seed)
+        data = Data.of(source, load_splits(source, data_dir, seed=seed))
     if not own_batch_size:
-        recipe = fit_batch_to_data(recipe, len(data.train))
-    check_recipe_fits(recipe, data)
+        recipe = recipe.with_batch_for(len(data.train))
+    recipe.check_fits(data.train)
     # Speed does not depend on the rate, so that nobody has to wait for a range test.
     recipe = replace(recipe, lr=recipe.lr or LR_WITHOUT_RANGE_TEST)
     with terminal.busy("measuring the machine"):

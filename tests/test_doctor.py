@@ -15,11 +15,12 @@ import torch
 
 from cifarkit import doctor
 from cifarkit.data.datasets import DATASETS
+from cifarkit.data.loading import load_splits
 from cifarkit.recipes import RECIPES
 from cifarkit.results import Finding
 from cifarkit.tracking import Journal, processes
 from cifarkit.tracking.journal import run_folder
-from cifarkit.training.data import Data, load_data
+from cifarkit.training.data import Data
 
 # MLflow 3.17 on SQLAlchemy 2.1.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWar
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    return load_data(DATASETS["digits"], Path("unused"))
+    return Data.of(DATASETS["digits"], load_splits(DATASETS["digits"], Path("unused")))
 
 
 @pytest.fixture

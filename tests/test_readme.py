@@ -9,9 +9,10 @@ import pytest
 
 from cifarkit.cli import app, reference
 from cifarkit.data.datasets import DATASETS, find_dataset
+from cifarkit.data.loading import load_splits
 from cifarkit.models import MODELS, build_model
 from cifarkit.recipes import RECIPES, find_recipe
-from cifarkit.training.data import load_data
+from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import choose_hardware
 
@@ -37,7 +38,8 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("examples")
 def test_examples_of_new_entries_train(tmp_path: Path) -> None:
-    data = load_data(find_dataset("stripes"), tmp_path)
+    stripes = find_dataset("stripes")
+    data = Data.of(stripes, load_splits(stripes, tmp_path))
     recipe = find_recipe("digits").override(model="linear", epochs=1)
     result = fit(recipe, data, choose_hardware(0), tmp_path)
     assert result.best_val_acc > 0.5
@@ -74,3 +76,13 @@ def test_pictures_shown_are_there() -> None:
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README.read_text(encoding="utf-8"))
     assert len(pictures) >= 6
     assert [picture for picture in pictures if not (README.parent / picture).is_file()] == []
+
+
+def test_files_named_are_there() -> None:
+    text = README.read_text(encoding="utf-8")
+    tests, code = re.findall(r"`([a-z_/]*test_\w+\.py)`", text), re.findall(r"`(cifarkit/[\w/]+\.py)`", text)
+    assert tests
+    assert code
+    root = README.parent
+    named = [*(root / "tests" / name for name in tests), *(root / name for name in code)]
+    assert [str(path) for path in named if not path.is_file()] == []

@@ -5,10 +5,12 @@ import math
 from dataclasses import fields, replace
 from functools import partial
 
+import numpy as np
 import pytest
 
 from cifarkit.augment.policies import POLICIES
 from cifarkit.data.datasets import DATASETS, find_dataset
+from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import UnknownName, UsageError
 from cifarkit.models import MODELS, check_size
 from cifarkit.optim import OPTIMIZERS
@@ -234,3 +236,28 @@ def test_recipes_are_values() -> None:
 def test_unknown_recipes_get_a_suggestion() -> None:
     with pytest.raises(UnknownName, match="unknown recipe 'fats': did you mean fast"):
         find_recipe("fats")
+
+
+def images(number: int) -> ImageSet:
+    pixels = np.zeros((number, 16, 16, 3), np.uint8)
+    return ImageSet("some", "train", pixels, np.zeros(number, np.int64), ("a", "b"), np.arange(number))
+
+
+def test_a_recipe_says_what_images_it_cannot_train_on() -> None:
+    recipe = RECIPES["fast"].override(batch_size=8)
+    with pytest.raises(UsageError, match="speednet-slim needs images of at least 9 x 9 pixels"):
+        replace(recipe, image_scale=(0.5, 1.0)).check_fits(images(8))
+    fitting = replace(recipe, image_scale=(0.625, 1.0))
+    fitting.check_fits(images(8))
+    with pytest.raises(UsageError, match="a batch of 8 is larger than the 7 training images; --batch-size 1"):
+        fitting.check_fits(images(7))
+    oblong = replace(images(8), images=np.zeros((8, 16, 20, 3), np.uint8))
+    with pytest.raises(UsageError, match="images of some are 16 x 20 pixels; only square"):
+        fitting.check_fits(oblong)
+
+
+@pytest.mark.parametrize(
+    ("number", "batch", "expected"), [(800, 100, 100), (799, 100, 99), (80, 100, 10), (5, 100, 1)]
+)
+def test_batches_shrink_with_the_data(number: int, batch: int, expected: int) -> None:
+    assert RECIPES["digits"].override(batch_size=batch).with_batch_for(number).batch_size == expected

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from cifarkit.data.datasets import DATASETS
+from cifarkit.errors import UsageError
 from cifarkit.recipes import RECIPES
 from cifarkit.request import FitRequest, Job
-from cifarkit.training.data import load_data
+from cifarkit.training.data import Data
 from cifarkit.training.hardware import Hardware
 
 
@@ -37,8 +38,8 @@ def request_() -> FitRequest:
 
 @pytest.fixture(scope="module")
 def job(request_: FitRequest) -> Job:
-    data, hardware = request_.load(), Hardware("cpu", 1, 1, "bf16")
-    return Job(request_, request_.final_recipe(data, hardware), data, hardware)
+    data, hardware = Data.of(request_.source, request_.read()), Hardware("cpu", 1, 1, "bf16")
+    return Job(request_, request_.recipe_for(hardware), data, hardware)
 
 
 def test_a_plan_brings_the_training_back(request_: FitRequest, job: Job) -> None:
@@ -51,19 +52,22 @@ def test_a_plan_brings_the_training_back(request_: FitRequest, job: Job) -> None
     assert again.recipe.settings() == job.recipe.settings() | {"precision": "bf16"}
     assert again.shaping() == request_.shaping()
     assert (again.source, again.val_size) == (request_.source, 100)
-    assert again.final_recipe(job.data, job.hardware) == again.recipe
+    assert again.recipe_for(job.hardware) == again.recipe
 
 
-def test_a_batch_is_made_for_the_data(request_: FitRequest, job: Job) -> None:
-    assert (request_.recipe.batch_size, job.recipe.batch_size) == (500, len(job.data.train) // 8)
+def test_a_batch_is_shared_by_the_devices(request_: FitRequest) -> None:
+    three = Hardware("cuda", 3, 1, "bf16")
+    assert (request_.recipe.batch_size, request_.recipe_for(three).batch_size) == (500, 498)
+    with pytest.raises(UsageError, match="multiple of the 3 devices"):
+        replace(request_, own_batch_size=True).recipe_for(three)
 
 
-def test_a_run_tells_its_images_and_its_plan(job: Job) -> None:
+def test_a_run_tells_its_images_and_its_plan(request_: FitRequest, job: Job) -> None:
     tags = job.tags()
     assert json.loads(tags["cifarkit.plan"]) == job.plan()
     told = tags["dataset.fingerprint"], tags["dataset.val_fingerprint"]
     assert told == (job.data.train.fingerprint, job.data.val.fingerprint)
-    others = load_data(DATASETS["digits"], Path("unused"), val_size=100, seed=8)
+    others = replace(request_, seed=8).read()
     assert len({*told, others.train.fingerprint, others.val.fingerprint}) == 4
 
 

@@ -50,18 +50,6 @@ def resolve(
     return source, chosen
 
 
-def check_folder(source: Dataset) -> None:
-    """What is wrong with a folder of images is seen without torch, which takes seconds to load.
-
-    Raises:
-        DataError: it is not there, or not laid out by classes.
-    """
-    from cifarkit.data.folder import FolderSource
-
-    if isinstance(source.source, FolderSource):
-        source.source.check()
-
-
 def _likely_device(gpus: int | None) -> str:
     """``cuda`` or ``cpu``, told without torch, which takes seconds to load."""
     if gpus is not None:

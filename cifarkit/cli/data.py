@@ -129,14 +129,15 @@ def preview(
     source = find_dataset(dataset, image_size)
     policy = policy or find_recipe(source.recipe).policy
     find_policy(policy)
-    with terminal.busy("loading torch and the images"):
+    data_dir = data_dir or loading.default_data_dir()
+    with terminal.busy(f"reading {source.name}"):
+        train = source.load(data_dir, "train")
+        images = train if split == "train" else source.load(data_dir, split)
+    with terminal.busy("loading torch"):
         from cifarkit.reports import Folder, preview_figure
         from cifarkit.training.data import preprocessing_for
-
-        train = source.load(data_dir or loading.default_data_dir(), "train")
-        images = train if split == "train" else source.load(data_dir or loading.default_data_dir(), split)
-        preprocessing = preprocessing_for(train, *source.mean_std(train))
     with terminal.busy("drawing"):
+        preprocessing = preprocessing_for(train, *source.mean_std(train))
         indices, drawn = preview_figure(
             images, preprocessing, policy, seed=seed, count=count, rows=rows, stages=stages
         )

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cifarkit.cli import options
-from cifarkit.cli.choices import check_folder, resolve
+from cifarkit.cli.choices import resolve
 from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.errors import TargetNotReached, UsageError
 from cifarkit.optim.schedules import PATIENCE
@@ -122,6 +122,11 @@ def fit(
     debug: options.Debug = False,
 ) -> None:
     """Train for a number of epochs or to a target accuracy. Stdout gets the run id."""
+    from cifarkit.data.loading import (  # brings numpy, which --help need not wait for
+        default_data_dir,
+        load_splits,
+    )
+
     terminal = Terminal(json=json, quiet=quiet)
     check_target(target_acc)
     if max_epochs is not None and target_acc is None and resume is None:
@@ -143,16 +148,21 @@ def fit(
         batch_size=batch_size,
         precision=precision,
     )
-    if resume is None:
-        check_folder(source)
     if lr is not None:
         chosen = replace(chosen, lr=parse_lr(lr))
     if target_acc is not None and epochs is None and resume is None:
         chosen = plan(terminal, chosen, source.name, target_acc, max_epochs)
         max_epochs = max_epochs or PATIENCE * chosen.epochs
-    what = f"{chosen.name} on {source.name}: " if resume is None else ""
-    with terminal.busy(f"{what}loading torch, Lightning and MLflow"):
-        from cifarkit.data.loading import default_data_dir
+    splits = None
+    data_dir = data_dir or default_data_dir()
+    if resume is None:
+        # Before the seconds that torch takes to load: most of what can be wrong is wrong here.
+        with terminal.busy(f"{chosen.name} on {source.name}: reading the images"):
+            splits = load_splits(source, data_dir, val_size, seed)
+        if batch_size is None:
+            chosen = chosen.with_batch_for(len(splits.train))
+        chosen.check_fits(splits.train)
+    with terminal.busy("loading torch, Lightning and MLflow"):
         from cifarkit.followers import is_follower
         from cifarkit.repeats import run_fits
         from cifarkit.request import FitRequest
@@ -163,7 +173,7 @@ def fit(
     request = FitRequest(
         source=source,
         recipe=chosen,
-        data_dir=data_dir or default_data_dir(),
+        data_dir=data_dir,
         seed=seed,
         target_acc=target_acc,
         max_epochs=max_epochs,
@@ -185,9 +195,9 @@ def fit(
             interrupted = find_interrupted(resume, experiment, client, terminal)
             repeated = find_repeated(interrupted, client, request)
     if repeated or (runs > 1 and resume is None):
-        _tell_runs(terminal, run_fits(request, runs, terminal, repeated))
+        _tell_runs(terminal, run_fits(request, runs, terminal, splits=splits, repeated=repeated))
         return
-    result = run_fit(request, terminal, interrupted)
+    result = run_fit(request, terminal, splits=splits, interrupted=interrupted)
     _say(terminal, result)
     terminal.answer(result, str(result.run_id))
     if result.target_reached is False:

@@ -20,7 +20,8 @@ def gradcam(
     run: options.Run = None,
     checkpoint: options.CheckpointFile = None,
     index: Annotated[
-        list[int] | None, options.option("--index", "Explain this image of the split; may be repeated.")
+        list[int] | None,
+        options.option("--index", "Explain this image of the split; may be repeated.", min=0),
     ] = None,
     correct: Annotated[
         bool, options.option("--correct", "Explain correctly classified images, the surest first.")

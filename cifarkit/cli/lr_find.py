@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cifarkit.cli import options
-from cifarkit.cli.choices import check_folder, resolve
+from cifarkit.cli.choices import resolve
 from cifarkit.console import Terminal
 
 Rule = Annotated[str, options.option("--rule", "Which suggestion to take: valley, steepest or minimum/10.")]
@@ -40,6 +40,7 @@ def lr_find(
     debug: options.Debug = False,
 ) -> None:
     """Run a learning-rate range test and compare its rules. Stdout gets the suggested rate."""
+    from cifarkit.data.loading import default_data_dir, load_splits
     from cifarkit.training.lr_rules import check_range, check_rule, default_max_lr
 
     terminal = Terminal(json=json, quiet=quiet)
@@ -55,25 +56,26 @@ def lr_find(
     max_lr = default_max_lr(chosen) if max_lr is None else max_lr
     check_range(min_lr, max_lr, steps)
     check_rule(rule)
-    check_folder(source)
+    # Before the seconds that torch takes to load: most of what can be wrong is wrong here.
+    with terminal.busy(f"{chosen.name} on {source.name}: reading the images"):
+        splits = load_splits(source, data_dir or default_data_dir(), seed=seed)
+    if batch_size is None:
+        chosen = chosen.with_batch_for(len(splits.train))
+    chosen.check_fits(splits.train)
     with terminal.busy("loading torch"):
         from cifarkit import figures, tracking
-        from cifarkit.data.loading import default_data_dir
         from cifarkit.reports import Folder
         from cifarkit.results import to_json
-        from cifarkit.training.data import check_recipe_fits, fit_batch_to_data, load_data
+        from cifarkit.training.data import Data
         from cifarkit.training.hardware import choose_hardware
         from cifarkit.training.lr_find import find_lr
 
         name = run_name or f"lr-find-{Path(source.name).name}-{chosen.model}"
         recorder = tracking.RunRecorder(tracking_uri, experiment, name)
     with tracking.recording(recorder, terminal.alert):
-        with terminal.busy(f"reading {source.name}"):
+        with terminal.busy("opening the MLflow run"):
             hardware = choose_hardware(gpus, precision=chosen.precision)
-            data = load_data(source, data_dir or default_data_dir(), seed=seed)
-            if batch_size is None:
-                chosen = fit_batch_to_data(chosen, len(data.train))
-            check_recipe_fits(chosen, data)
+            data = Data.of(source, splits)
             run_id = recorder.start(
                 tracking.environment_tags() | {tracking.KIND: "lr-find", "hardware": hardware.describe()}
             )

@@ -52,6 +52,16 @@ def opened(
         check_split(split)
     if checkpoint is not None and not checkpoint.is_file():
         raise CheckpointError(f"no checkpoint at {checkpoint}")
+    found = None
+    if checkpoint is None:
+        with terminal.busy("looking up the run"):
+            from cifarkit import tracking
+
+            client = tracking.connect(tracking_uri)
+            found = tracking.find_run(client, "last" if run is None else run, experiment)
+            run_id = found.info.run_id
+        if seeds := found.data.tags.get(tracking.RUNS):
+            terminal.say(f"run {run_id[:8]} is of {seeds} seeds: asking the best of them")
     with terminal.busy("loading torch"):
         from cifarkit.reports import Folder
         from cifarkit.scratch import scratch
@@ -66,14 +76,6 @@ def opened(
             subject = open_subject(checkpoint, data_dir, **places)
         yield subject, Folder(output / checkpoint.stem), hardware
         return
-    with terminal.busy("looking up the run"):
-        from cifarkit import tracking
-
-        client = tracking.connect(tracking_uri)
-        found = tracking.find_run(client, "last" if run is None else run, experiment)
-    run_id = found.info.run_id
-    if seeds := found.data.tags.get(tracking.RUNS):
-        terminal.say(f"run {run_id[:8]} is of {seeds} seeds: asking the best of them")
     with scratch() as folder, terminal.busy(f"reading run {run_id[:8]} and the images"):
         path = checkpoint_of_run(client, found, Path(folder))
         subject = open_subject(path, data_dir, run_id=run_id, **places)

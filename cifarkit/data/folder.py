@@ -117,12 +117,8 @@ class FolderSource:
         Raises:
             DataError: the folder is not laid out as above.
         """
-        self.check()
-        return self.root
-
-    def check(self) -> None:
-        """What can be told without decoding; raises DataError as `load` does."""
         self._list("train")
+        return self.root
 
     def _list(self, split: str) -> _Listing:
         train, test = self._split_folders()

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from cifarkit.errors import DataError
+from cifarkit.errors import DataError, UsageError
 from cifarkit.results import short_name
 
 
@@ -67,6 +67,14 @@ class ImageSet:
         """(C, H, W), the order models take."""
         height, width, channels = self.images.shape[1:]
         return channels, height, width
+
+    def check_batch(self, size: int) -> None:
+        """Raises: UsageError where a batch takes more than the training images there are."""
+        if size > len(self):
+            raise UsageError(
+                f"a batch of {size} is larger than the {len(self)} training images; "
+                f"--batch-size {max(1, len(self) // 4)} would make four steps an epoch"
+            )
 
     def take(self, positions: Sequence[int] | npt.NDArray[np.int64], split: str | None = None) -> ImageSet:
         """The images at ``positions``, optionally under another split name."""

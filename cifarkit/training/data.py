@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -13,13 +12,12 @@ from torch import Tensor, nn
 from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.data.datasets import Dataset
 from cifarkit.data.image_set import ImageSet
-from cifarkit.data.loading import load_splits
-from cifarkit.errors import CheckpointError, UsageError
-from cifarkit.models import allow_tta, build_model, check_size
-from cifarkit.pipeline import Preprocessing, check_batch
-from cifarkit.recipes import Recipe, scaled_side
+from cifarkit.data.loading import Splits
+from cifarkit.errors import CheckpointError
+from cifarkit.models import allow_tta, build_model
+from cifarkit.pipeline import Preprocessing
+from cifarkit.recipes import Recipe
 
-MIN_STEPS_PER_EPOCH = 8
 INITIALISING_IMAGES = 5000
 
 
@@ -37,15 +35,32 @@ class Data:
     Attributes:
         name: data set name or ``folder:PATH``.
         val: held-out training images (split ``val``) or the test split.
-        image_size: side of the images; folder images were resized to it.
     """
 
     name: str
     train: ImageSet
     val: ImageSet
     preprocessing: Preprocessing
-    val_size: int = 0
-    image_size: int = 0
+
+    @classmethod
+    def of(cls, dataset: Dataset, splits: Splits) -> Data:
+        """The splits of a data set with their preprocessing.
+
+        Raises:
+            DataError: its images cannot be normalised.
+        """
+        preprocessing = preprocessing_for(splits.train, *dataset.mean_std(splits.train))
+        return cls(dataset.name, splits.train, splits.val, preprocessing)
+
+    @property
+    def val_size(self) -> int:
+        """How many training images are held out; 0 where validation runs on the test split."""
+        return len(self.val) if self.val.split == "val" else 0
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images, to which those of a folder were resized."""
+        return self.train.image_shape[1]
 
     def check_fingerprints(self, name: str, train: str | None, val: str | None) -> None:
         """That these are the images that a training has seen so far.
@@ -65,45 +80,10 @@ class Data:
                 )
 
 
-def load_data(dataset: Dataset, data_dir: Path, *, val_size: int = 0, seed: int = 0) -> Data:
-    """The splits of a data set with their preprocessing.
-
-    Raises:
-        DataError: files are missing, damaged or altered.
-        UsageError: ``val_size`` does not fit.
-    """
-    splits = load_splits(dataset, data_dir, val_size, seed)
-    preprocessing = preprocessing_for(splits.train, *dataset.mean_std(splits.train))
-    return Data(dataset.name, splits.train, splits.val, preprocessing, val_size, splits.train.image_shape[1])
-
-
 def preprocessing_for(train: ImageSet, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
     """The preprocessing of a data set with these channel statistics."""
     shape = train.image_shape
     return Preprocessing(tuple(map(float, mean)), tuple(map(float, std)), shape, train.classes, shape[1])
-
-
-def fit_batch_to_data(recipe: Recipe, images: int) -> Recipe:
-    """The recipe with a batch small enough for a few steps per epoch, where its own would be too large
-    for the data; ask for a batch size to have exactly that one."""
-    if images >= MIN_STEPS_PER_EPOCH * recipe.batch_size:
-        return recipe
-    return replace(recipe, batch_size=max(1, images // MIN_STEPS_PER_EPOCH))
-
-
-def check_recipe_fits(recipe: Recipe, data: Data) -> None:
-    """That there are enough images for a batch, that they are square, and that the network takes them at
-    their size and at the smallest that training shrinks them to.
-
-    Raises:
-        UsageError: it does not.
-    """
-    check_batch(recipe.batch_size, len(data.train))
-    channels, side, width = data.preprocessing.image_shape
-    if side != width:
-        raise UsageError(f"images of {data.name} are {side} x {width} pixels; only square ones can be used")
-    smallest = scaled_side(side, min(recipe.image_scale))
-    check_size(recipe.model, (channels, smallest, smallest))
 
 
 def build_network(recipe: Recipe, data: Data) -> nn.Module:

@@ -101,7 +101,7 @@ WRONG_QUESTIONS = [
     ("gradcam --layer features.99", 2, ["unknown layer 'features.99'", "features.0"]),
     ("gradcam --layer head", 2, ["layer 'head' has no map"]),
     ("gradcam --index 99999", 2, ["no image 99999", "test split of digits", "360 images"]),
-    ("gradcam --index -1", 2, ["-1"]),
+    ("gradcam --index -1", 2, ["--index", "or equal to 0"]),
     ("gradcam nosuch.png", 1, ["nosuch.png", "no such file"]),
     ("gradcam text.png", 1, ["text.png", "not an image"]),
     ("gradcam .", 1, ["."]),
@@ -112,6 +112,10 @@ WRONG_QUESTIONS = [
 AT_ONCE = {
     "fit --dataset cifar1O",
     "fit --dataset digits --lr abc",
+    "fit --dataset digits --batch-size 5000",
+    "fit --dataset digits --val-size 5000",
+    "fit --dataset digits --model speednet",
+    "lr-find --dataset digits --batch-size 5000",
     "lr-find --dataset digits --rule deepest",
     "lr-find --dataset digits --min-lr 0",
     "lr-find --dataset digits --steps 3",
@@ -119,6 +123,7 @@ AT_ONCE = {
     "misclassified --sort size",
     "misclassified --true 3 --pred 3",
     "gradcam --method gradcamm",
+    "gradcam --index -1",
     "gradcam nosuch.png",
 }
 assert {line for line, *_ in (*WRONG_USAGE, *WRONG_QUESTIONS)} >= AT_ONCE
@@ -166,15 +171,14 @@ def test_nothing_to_look_at_yet(cli: Cli) -> None:
             cli(command, "--run", reference).failed(1, "no finished fit", "cifarkit fit")
 
 
-def test_gpus_that_are_not_there(cli: Cli, tmp_path: Path) -> None:
+def test_gpus_that_are_not_there(cli: Cli, trained: Trained) -> None:
     import torch
 
     here = torch.cuda.device_count()
     for command in ("fit --dataset digits", "lr-find --dataset digits", "eval"):
-        cli(*command.split(), "--gpus", here + 1).failed(
-            2, f"--gpus {here + 1}", f"--gpus {here}", "would run"
-        )
-    assert Store(tmp_path).statuses == []
+        outcome = cli(*command.split(), "--gpus", here + 1, store=trained)
+        outcome.failed(2, f"--gpus {here + 1}", f"--gpus {here}", "would run")
+    assert trained.statuses == ["FINISHED"]
 
 
 # -- data -----------------------------------------------------------------------------------------
@@ -187,6 +191,7 @@ def test_missing_data_says_how_to_get_it(command: str, cli: Cli, tmp_path: Path)
     outcome.failed(
         1, "cifar-10-batches-py/data_batch_1", "cifarkit data download cifar10", "CIFARKIT_DATA_DIR"
     )
+    assert "loading" not in outcome.err
     assert Store(tmp_path).statuses == []
 
 
@@ -275,8 +280,7 @@ def test_folders_that_hold_no_data_set(
 ) -> None:
     spoil(tmp_path / "images")
     outcome = cli("fit", "--dataset", f"folder:{tmp_path / 'images'}").failed(1, *parts)
-    decoded = spoil in (an_unreadable_image, a_truncated_image)
-    assert ("loading torch" in outcome.err) == decoded
+    assert "loading torch" not in outcome.err
     assert Store(tmp_path).statuses == []
 
 

@@ -40,12 +40,13 @@ def saved(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A small checkpoint and what is in it."""
     from cifarkit.data.datasets import find_dataset
+    from cifarkit.data.loading import load_splits
     from cifarkit.recipes import find_recipe
-    from cifarkit.training.data import load_data
 
     folder = tmp_path_factory.mktemp("whole")
+    source = find_dataset("digits")
     digits = find_recipe("digits").override(epochs=1, batch_size=512, optimizer="sgd", lr=0.01)
-    fit(digits, load_data(find_dataset("digits"), folder), Hardware("cpu", 1, 1, "fp32"), folder)
+    fit(digits, Data.of(source, load_splits(source, folder)), Hardware("cpu", 1, 1, "fp32"), folder)
     return folder / "last.ckpt", read_story(folder / "last.ckpt")[1]
 
 

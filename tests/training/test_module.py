@@ -12,15 +12,12 @@ import torch
 
 from cifarkit.analysis.predictions import predict
 from cifarkit.checkpoint import load_checkpoint, read_rates
-from cifarkit.errors import UsageError
 from cifarkit.optim.schedules import Linear
 from cifarkit.pipeline import EpochOrder, as_tensors
 from cifarkit.recipes import Recipe, scaled_side
 from cifarkit.training.data import (
     Data,
     build_network,
-    check_recipe_fits,
-    fit_batch_to_data,
     preprocessing_for,
 )
 from cifarkit.training.fit import fit
@@ -196,19 +193,6 @@ def test_reported_losses_are_without_smoothing(recipe: Recipe, data: Data) -> No
     expected = torch.nn.functional.cross_entropy(module(images), labels)
     assert module.train_totals.compute()[0] == pytest.approx(expected.item(), rel=1e-5)
     assert objective.item() != pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_the_largest_network_input_is_checked_before_training(recipe: Recipe, colour_data: Data) -> None:
-    with pytest.raises(UsageError, match="speednet needs images of at least 9 x 9 pixels"):
-        check_recipe_fits(replace(recipe, model="speednet", image_scale=(0.5, 1.0)), colour_data)
-    check_recipe_fits(replace(recipe, model="speednet", image_scale=(0.625, 1.0)), colour_data)
-
-
-@pytest.mark.parametrize(
-    ("images", "batch", "expected"), [(800, 100, 100), (799, 100, 99), (80, 100, 10), (5, 100, 1)]
-)
-def test_batches_shrink_with_the_data(recipe: Recipe, images: int, batch: int, expected: int) -> None:
-    assert fit_batch_to_data(replace(recipe, batch_size=batch), images).batch_size == expected
 
 
 def test_whitening_sees_training_images(recipe: Recipe, colour_data: Data) -> None:
