@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 WAITING_TOO_LONG = 0.3
 # Off a terminal, so long nothing is said of something that takes long.
 SILENT_SECONDS = 30
+# So long steps are watched before the time of a training is told.
+ESTIMATE_SECONDS = 2
 
 
 class Terminal:
@@ -208,18 +210,9 @@ class EpochTable:
             self._live.stop()
 
     def on_step(self, epoch: int, step: int, steps: int, images_per_second: float) -> None:
-        now = time.perf_counter()
         left = (steps - step) * self.batch_size / images_per_second
-        if self.first_report is None:
-            self.first_report = epoch, step, now
-        elif not self.estimated and epoch == self.first_report[0] and step < steps:
-            # From between two reports, because the first steps of all are slower; the last step's work would
-            # include the validation that is still to come.
-            self.estimated = True
-            _, begin, began = self.first_report
-            pace = (now - began) / self.work(epoch - 1 + begin / steps, epoch - 1 + step / steps)
-            coming = pace * self.work(epoch - 1, self._end(epoch))
-            self.terminal.say(f"about {duration(coming)} of training on this machine")
+        if not self.estimated and step < steps:  # the last step's work would include the coming validation
+            self._estimate(epoch, step, steps)
         self.bar.update(
             self.task,
             description=f"epoch {epoch}/{self._end(epoch)}",
@@ -227,6 +220,19 @@ class EpochTable:
             total=steps,
             note=f"step {step}/{steps}  {images_per_second:,.0f} images/s  {duration(left)} left in epoch",
         )
+
+    def _estimate(self, epoch: int, step: int, steps: int) -> None:
+        """From between two reports of an epoch, because the first steps of all are slower."""
+        now = time.perf_counter()
+        if self.first_report is None:
+            self.first_report = epoch, step, now
+        first_epoch, begin, began = self.first_report
+        if epoch != first_epoch or now - began < ESTIMATE_SECONDS:
+            return
+        self.estimated = True
+        pace = (now - began) / self.work(epoch - 1 + begin / steps, epoch - 1 + step / steps)
+        coming = pace * self.work(epoch - 1, self._end(epoch))
+        self.terminal.say(f"about {duration(coming)} of training on this machine")
 
     def on_validation(self, epoch: int) -> None:
         self.bar.update(self.task, description=f"epoch {epoch}/{self._end(epoch)}", note="validating")

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
 from cifarkit.training.lr_find import find_lr
 from cifarkit.training.lr_rules import STEPS
-from cifarkit.training.summary import model_table
+from cifarkit.training.summary import count_flops, model_table
 
 
 class Uploader:
@@ -216,12 +216,15 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
     request, recipe, data = job.request, job.recipe, job.data
     ends = training_ends(recipe.epochs, request.target_acc, request.max_epochs)
     on_device = fits_on_device(data.train, torch.device(job.hardware.device))
+    channels, side, _ = data.preprocessing.image_shape
+    classes = len(data.preprocessing.classes)
     return EpochTable(
         terminal,
         # A forward pass is a third of a step.
         work=partial(
             recipe.work,
-            side=data.preprocessing.image_shape[1],
+            side=side,
+            cost=cache(lambda side: count_flops(recipe.model, (channels, side, side), classes)),
             validation=len(data.val) / len(data.train) / 3,
         ),
         ends=ends,

@@ -38,9 +38,12 @@ def table() -> EpochTable:
 def test_the_first_steps_tell_how_long_the_training_takes(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """20 of 100 steps took 4 seconds after a slow start, and the whole training is 8 such epochs."""
+    """20 of 100 steps took 4 seconds after a slow start, and the whole training is 8 such epochs.
+
+    One second is too short to tell.
+    """
     with table() as epochs:
-        for step, seconds in ((10, 9.0), (30, 13.0), (50, 99.0)):
+        for step, seconds in ((10, 9.0), (20, 10.0), (30, 13.0), (50, 99.0)):
             clock[0] = seconds
             epochs.on_step(1, step, 100, 500.0)
     assert capsys.readouterr().err.count("about 2:40 of training on this machine") == 1
@@ -51,9 +54,9 @@ def test_the_last_step_of_an_epoch_tells_nothing(
 ) -> None:
     """The validation after it belongs to the work that would be done, and has not begun."""
     with table() as epochs:
-        for step, seconds in ((1, 9.0), (2, 13.0)):
+        for step, seconds in ((1, 9.0), (3, 13.0)):
             clock[0] = seconds
-            epochs.on_step(1, step, 2, 500.0)
+            epochs.on_step(1, step, 3, 500.0)
     assert "of training on this machine" not in capsys.readouterr().err
 
 

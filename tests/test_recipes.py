@@ -44,21 +44,25 @@ def test_numbers_are_usable(recipe: Recipe) -> None:
     assert hash(recipe.schedule) == hash(replace(recipe.schedule))
 
 
-def test_work_follows_the_area_of_the_images_that_are_shown() -> None:
+def area(side: int) -> float:
+    return (side / 32) ** 2
+
+
+def test_work_follows_what_images_cost_and_how_many_are_shown() -> None:
     recipe = replace(RECIPES["fast"], epochs=4, image_scale=(0.5, 1.0), keep_hardest=(1.0, 0.5))
-    work = partial(recipe.work, side=32)
+    work = partial(recipe.work, side=32, cost=area)
     assert work(0, 4) == 2 * 0.25 + 2 * 0.5
     assert work(1.5, 2.5) == 0.5 * 0.25 + 0.5 * 0.5
     assert work(4, 6) == 2 * 0.5  # a training that goes on
     assert work(0, 4, validation=0.2) == 1.5 + 0.2 * (0.25 + 0.25 + 1 + 1)
     assert work(2.5, 2.75, validation=0.2) == 0.125
     # Images of 8 pixels are not made smaller.
-    assert recipe.work(0, 4, side=8) == 2 + 2 * 0.5
+    assert recipe.work(0, 4, side=8, cost=float) == 8 * (2 + 2 * 0.5)
 
 
 def test_images_may_grow_within_an_epoch() -> None:
     recipe = replace(RECIPES["fast"], epochs=1, image_scale=(0.5, 1.0), keep_hardest=(1.0,))
-    work = partial(recipe.work, side=32)
+    work = partial(recipe.work, side=32, cost=area)
     assert work(0, 1) == 0.5 * 0.25 + 0.5
     assert work(0, 1, validation=1.0) == 0.625 + 1
     assert sum(work(part / 4, (part + 1) / 4) for part in range(4)) == work(0, 1)

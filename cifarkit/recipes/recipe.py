@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -68,19 +68,26 @@ class Recipe:
         """The share of the training images that an epoch, counted from 0, shows."""
         return _part(self.keep_hardest, epoch / self.epochs)
 
-    def work(self, begin: float, end: float, *, side: int, validation: float = 0.0) -> float:
-        """What it takes to train from one point to another, both counted in epochs; to show all images once
-        at full size is 1.
+    def work(
+        self,
+        begin: float,
+        end: float,
+        *,
+        side: int,
+        cost: Callable[[int], float],
+        validation: float = 0.0,
+    ) -> float:
+        """What it takes to train from one point to another, both counted in epochs; in the unit of ``cost``.
 
         Args:
             side: of the images at full size, in pixels.
-            validation: the work of a validation of them at that size; there is one after every epoch, of the
+            cost: of showing all images once, by their side in pixels.
+            validation: what a validation costs, as a share of that; there is one after every epoch, at the
                 size that training has come to.
         """
 
-        def area(epoch: float) -> float:
-            share = scaled_side(side, self.scale_at(epoch)) / side
-            return share * share
+        def cost_at(epoch: float) -> float:
+            return cost(scaled_side(side, self.scale_at(epoch)))
 
         parts = len(self.image_scale)
         changes = [part * self.epochs / parts for part in range(parts)]
@@ -88,10 +95,10 @@ class Recipe:
         within = [change for change in changes if begin < change < end]
         points: list[float] = sorted({begin, end, *whole, *within})
         trained = sum(
-            self.kept_in(int(left)) * area(left) * (right - left) for left, right in pairwise(points)
+            self.kept_in(int(left)) * cost_at(left) * (right - left) for left, right in pairwise(points)
         )
         # Changes lie at multiples of 1 / parts: none is so close before an epoch's end.
-        return trained + validation * sum(area(epoch - 1 / (2 * parts)) for epoch in whole)
+        return trained + validation * sum(cost_at(epoch - 1 / (2 * parts)) for epoch in whole)
 
     def settings(self) -> dict[str, Any]:
         """The resolved settings as a flat dict of names and numbers; what a run records."""

@@ -25,7 +25,7 @@ from cifarkit.training.callbacks import STEP_REPORT_SECONDS, Observer
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, reuse_freed_memory
-from cifarkit.training.summary import model_table
+from cifarkit.training.summary import count_flops
 
 ROUNDS = 3
 WARM_UPS = {"cpu": 1, "cuda": 3}  # after three a GPU replays its passes
@@ -91,10 +91,8 @@ def measure_steps(
     for side in sorted({scaled_side(shape[1], scale) for scale in recipe.image_scale}):
         smaller = resize(images, side)
         rate = recipe.batch_size / _seconds(lambda: step(smaller, labels), seconds, device)  # noqa: B023
-        _, table = model_table(recipe.model, (shape[0], side, side), classes)
-        rows.append(
-            BenchRow(f"step at {side} pixels", rate, "images/s", 3 * table.flops * rate / flops_per_second)
-        )
+        flops = count_flops(recipe.model, (shape[0], side, side), classes)
+        rows.append(BenchRow(f"step at {side} pixels", rate, "images/s", 3 * flops * rate / flops_per_second))
     return rows
 
 

@@ -28,13 +28,10 @@ def model_table(
         UsageError: the images are too small for it.
     """
     module = _Shell(build_model(model, image_shape, classes), image_shape)
-    with one_view(module.network):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            lightning = ModelSummary(module, max_depth=depth)
-            text = str(lightning)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            module.network.eval()(module.example_input_array)
+    with one_view(module.network), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lightning = ModelSummary(module, max_depth=depth)
+        text = str(lightning)
     parameters = list(module.parameters())
     rows = zip(
         lightning.layer_names,
@@ -50,12 +47,26 @@ def model_table(
         parameters=sum(p.numel() for p in parameters),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         size_bytes=sum(p.numel() * p.element_size() for p in parameters),
-        flops=int(counter.get_total_flops()),
+        flops=count_flops(model, image_shape, classes),
         rows=tuple(
             LayerRow(n, t, int(p), tuple(out) if isinstance(out, list) else None) for n, t, p, out in rows
         ),
     )
     return text, table
+
+
+def count_flops(model: str, image_shape: tuple[int, int, int], classes: int) -> int:
+    """Multiplications and additions for one image (C, H, W), forward only.
+
+    Raises:
+        UnknownName: no such model.
+        UsageError: the images are too small for it.
+    """
+    # On the device that computes nothing.
+    network = build_model(model, image_shape, classes).eval().to("meta")
+    with one_view(network), FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, *image_shape, device="meta"))
+    return int(counter.get_total_flops())
 
 
 class _Shell(pl.LightningModule):
