@@ -13,7 +13,7 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.errors import CheckpointError, CifarkitError, OtherVersion
@@ -25,6 +25,7 @@ from cifarkit.results import EpochRow
 
 KEY = "cifarkit"
 RATES = "learning_rates"
+VAL_LOGITS = "val_logits"
 FORMAT = 6
 # A file that asks for more is refused before it gets the memory.
 MAX_CHANNELS, MAX_SIDE, MAX_CLASSES = 4, 4096, 100_000
@@ -75,11 +76,18 @@ class Story:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: its story and its network, in evaluation mode on the CPU."""
+    """A loaded checkpoint.
+
+    Attributes:
+        network: in evaluation mode, on the CPU.
+        val_logits: what these weights said about every image of their validation, float32 (N, classes); None
+            where nobody has kept it.
+    """
 
     path: Path
     story: Story
     network: nn.Module
+    val_logits: Tensor | None = None
 
 
 def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
@@ -170,4 +178,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"the weights in {path} do not fit their model ({str(error).splitlines()[0]})"
         ) from error
-    return Checkpoint(path, story, network.eval().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    logits = content.get(VAL_LOGITS)
+    if logits is not None and not _are_logits(logits, len(story.preprocessing.classes)):
+        raise CheckpointError(f"{path} has a wrong record of its validation")
+    return Checkpoint(path, story, network, logits)
+
+
+def _are_logits(value: object, classes: int) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.dtype == torch.float32
+        and value.ndim == 2
+        and value.shape[1] == classes
+        and bool(value.isfinite().all())
+    )

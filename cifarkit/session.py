@@ -216,17 +216,9 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
     request, recipe, data = job.request, job.recipe, job.data
     ends = training_ends(recipe.epochs, request.target_acc, request.max_epochs)
     on_device = fits_on_device(data.train, torch.device(job.hardware.device))
-    channels, side, _ = data.preprocessing.image_shape
-    classes = len(data.preprocessing.classes)
     return EpochTable(
         terminal,
-        # A forward pass is a third of a step.
-        work=partial(
-            recipe.work,
-            side=side,
-            cost=cache(lambda side: count_flops(recipe.model, (channels, side, side), classes)),
-            validation=len(data.val) / len(data.train) / 3,
-        ),
+        work=work_of(recipe, data),
         ends=ends,
         val_split=data.val.split,
         batch_size=recipe.batch_size,
@@ -234,6 +226,20 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
         target_acc=request.target_acc,
         earlier=earlier,
     )
+
+
+def work_of(recipe: Recipe, data: Data) -> Callable[[float, float], float]:
+    """What it takes to train from one point to another, both counted in epochs, with the validations between
+    them: in proportion to the FLOPs."""
+    channels, side, _ = data.preprocessing.image_shape
+    classes = len(data.preprocessing.classes)
+
+    @cache
+    def cost(side: int) -> float:
+        return count_flops(recipe.model, (channels, side, side), classes)
+
+    # A forward pass is a third of a step.
+    return partial(recipe.work, side=side, cost=cost, validation=len(data.val) / len(data.train) / 3)
 
 
 def _lr_from_range_test(job: Job, terminal: Terminal, out: reports.Folder) -> Recipe:
@@ -259,7 +265,7 @@ def report(training: Training, job: Job, recorder: tracking.RunRecorder, termina
         reports.report_training(result, data, training.recipe, lrs, out)
         out.report("fit.json", to_json(result))
         subject = Subject(load_checkpoint(training.checkpoints / "best.ckpt"), data.val, result.run_id)
-        predictions = subject.predict(device=job.hardware.device)
+        predictions = subject.predictions(device=job.hardware.device)
         reports.report_evaluation(subject, predictions, out)
         mistakes = reports.report_mistakes(subject, predictions, out).mistakes[: reports.FIGURE_IMAGES]
         chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes])

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
-from functools import partial
 from pathlib import Path
 
 from cifarkit import figures, reports, tracking
@@ -18,7 +17,7 @@ from cifarkit.optim.schedules import PATIENCE
 from cifarkit.recipes import Recipe
 from cifarkit.results import BenchResult, BenchRow, FitResult, to_json
 from cifarkit.scratch import scratch
-from cifarkit.session import Uploader
+from cifarkit.session import Uploader, work_of
 from cifarkit.training import bench, lr_find
 from cifarkit.training.callbacks import Observer
 from cifarkit.training.data import Data
@@ -108,7 +107,7 @@ def _overheads(recipe: Recipe, data: Data, hardware: Hardware) -> list[BenchRow]
                 recorder.start({})
                 table = EpochTable(
                     Terminal.unseen(),
-                    partial(recipe.work, side=data.preprocessing.image_shape[1]),
+                    work_of(recipe, data),
                     [3],
                     val_split=data.val.split,
                     batch_size=recipe.batch_size,

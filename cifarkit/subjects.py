@@ -59,9 +59,19 @@ class Subject:
         another = (self.data.name,) if self.data.name != self.story.dataset else ()
         return another if self.data.split == self.story.val_split else (*another, self.data.split)
 
+    def predictions(self, *, device: str = "cpu", on_batch: Progress = lambda d, t: None) -> Predictions:
+        """What the network says about the images; of those it was validated on, what it said then."""
+        said = self.checkpoint.val_logits
+        if said is None or self.images.fingerprint != self.story.val_fingerprint:
+            return self.predict(device=device, on_batch=on_batch)
+        if len(said) != len(self.images):
+            raise CheckpointError(f"{self.checkpoint.path} has a wrong record of its validation")
+        return Predictions.of(said, self.images)
+
     def predict(
         self, *, tta: bool = False, device: str = "cpu", on_batch: Progress = lambda d, t: None
     ) -> Predictions:
+        """What the network says about the images now; arguments as of `analysis.predictions.predict`."""
         return predict(
             self.checkpoint.network,
             self.images,

@@ -36,6 +36,12 @@ class Predictions:
     classes: tuple[str, ...]
     files: npt.NDArray[np.str_] | None = None
 
+    @classmethod
+    def of(cls, logits: Tensor, images: ImageSet) -> Predictions:
+        """From the logits (N, classes) of all images."""
+        probabilities = logits.double().softmax(1).cpu().numpy()
+        return cls(probabilities, images.labels, images.indices, images.classes, images.files)
+
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
         """The most probable class of each image (N,); of equal ones the first."""
@@ -81,10 +87,9 @@ def predict(
         for done, (batch, _) in enumerate(loader, start=1):
             batch = resize(batch.to(device), preprocessing.side)
             logits = _views(network, batch, mirror) if tta else network(batch)
-            parts.append(logits.double().softmax(1).cpu())
+            parts.append(logits)
             on_batch(done, len(loader))
-    probabilities = torch.cat(parts).numpy()
-    return Predictions(probabilities, images.labels, images.indices, images.classes, images.files)
+    return Predictions.of(torch.cat(parts), images)
 
 
 def _views(network: nn.Module, images: Tensor, mirror: bool) -> Tensor:

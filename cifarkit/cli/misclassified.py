@@ -63,7 +63,7 @@ def misclassified(
 
         check_classes(network, true, pred)
         with terminal.progress(f"predicting {network.label}") as update:
-            predictions = network.predict(device=hardware.device, on_batch=update)
+            predictions = network.predictions(device=hardware.device, on_batch=update)
         result = report_mistakes(
             network, predictions, out, sort=sort, true_class=true, pred_class=pred, limit=limit
         )

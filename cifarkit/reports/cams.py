@@ -58,7 +58,7 @@ def choose_images(
     if indices:
         chosen = chosen_by_index(subject.images, list(dict.fromkeys(indices)))
         return replace(chosen, kind=f"images {' '.join(chosen.sources)}")
-    predictions = subject.predict(device=device, on_batch=on_batch)
+    predictions = subject.predictions(device=device, on_batch=on_batch)
     wanted = (predictions.predicted == predictions.labels) == correct
     at = np.flatnonzero(wanted)
     at = at[np.argsort(-predictions.confidence[at], kind="stable")][:limit]

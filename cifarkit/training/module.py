@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarkit.augment.randomness import mix
+from cifarkit.checkpoint import VAL_LOGITS
 from cifarkit.models import one_view
 from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import build_scheduler
@@ -22,6 +23,8 @@ from cifarkit.training.totals import Totals, outcomes
 
 # In a checkpoint from within an epoch: what goes on with that epoch needs.
 WITHIN_EPOCH = "within_epoch"
+# As many as a network has weights, at most: so many are kept in a checkpoint.
+MAX_LOGITS = 2_000_000
 
 
 class Classifier(pl.LightningModule):
@@ -41,6 +44,8 @@ class Classifier(pl.LightningModule):
         side: of the images that the network sees now, in training and in the validation that follows.
         steps_done: in the epoch that runs.
         looks_again: whether validation looks at more views of images that the network is unsure about.
+        val_logits: of all images of the validation that has just been, float32 (N, classes); None with
+            several processes, or where they would make a checkpoint much larger.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class Classifier(pl.LightningModule):
         self.train_totals, self.val_totals = Totals(), Totals()
         self.steps_done = 0
         self.looks_again = False
+        self.val_logits: Tensor | None = None
+        self._heard: list[Tensor] = []
         self._resumed: dict[str, Any] | None = None
         # The method, because a compiled module would be a second child with the same weights.
         self._forward = torch.compile(network.forward, dynamic=False) if compile else network.forward
@@ -91,7 +98,7 @@ class Classifier(pl.LightningModule):
         torch.manual_seed(mix(self.seed, self.current_epoch) % 2**63)
         self.train_totals.reset()
         self.steps_done = 0
-        self.looks_again = False
+        self.looks_again, self.val_logits = False, None
         # Lightning counts an epoch's steps before it tells the order which epoch it is.
         self.trainer.fit_loop.max_batches = self.trainer.val_check_batch = len(self.order)
 
@@ -138,6 +145,8 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["losses"] = self.order.losses
+        if self.val_logits is not None:
+            checkpoint[VAL_LOGITS] = self.val_logits
         if self.within_epoch:
             checkpoint.setdefault(WITHIN_EPOCH, {}).update(
                 steps_done=self.steps_done,
@@ -173,6 +182,12 @@ class Classifier(pl.LightningModule):
         with looks, torch.autocast(self.device.type, enabled=False):
             logits = self(resize(images, self.side))
         self.val_totals.update(*outcomes(logits, labels))
+        self._heard.append(logits)
+
+    def on_validation_epoch_end(self) -> None:
+        heard, self._heard = self._heard, []
+        if self.trainer.world_size == 1 and sum(part.numel() for part in heard) <= MAX_LOGITS:
+            self.val_logits = torch.cat(heard).float()
 
     def configure_optimizers(self) -> dict[str, object]:
         assert self.recipe.lr is not None

@@ -21,10 +21,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifarkit.analysis.predictions import predict
+from cifarkit.analysis.predictions import Predictions, predict
 from cifarkit.checkpoint import load_checkpoint, read_story
 from cifarkit.errors import CheckpointError, Interrupted
 from cifarkit.recipes import RECIPES, Recipe
+from cifarkit.subjects import Subject
 from cifarkit.training.checkpoint_files import CheckpointFiles
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.fit import fit
@@ -196,7 +197,9 @@ def test_a_stop_is_written_before_it_is_told(
     with pytest.raises(Interrupted):
         fit(recipe, data, cpu, tmp_path, observers=[heard])
     assert heard.stops == [(1, 2, 4)]
-    assert read_story(tmp_path / "last.ckpt")[1]["within_epoch"]["steps_done"] == 2
+    content = read_story(tmp_path / "last.ckpt")[1]
+    assert content["within_epoch"]["steps_done"] == 2
+    assert "val_logits" not in content  # these weights have not been validated
 
 
 def test_what_looks_again_is_kept_with_the_weights(
@@ -217,6 +220,32 @@ def test_a_loaded_network_predicts_what_validation_saw(saved: Path, data: Data) 
     predictions = predict(checkpoint.network, data.val, checkpoint.story.preprocessing)
     assert (predictions.predicted == data.val.labels).mean() == checkpoint.story.rows[-1].val_acc
     assert predictions.losses.mean() == pytest.approx(checkpoint.story.rows[-1].val_loss, rel=1e-5)
+    kept = Predictions.of(checkpoint.val_logits, data.val)
+    np.testing.assert_allclose(kept.probabilities, predictions.probabilities, atol=1e-6)
+    assert np.array_equal(kept.labels, predictions.labels)
+
+
+def test_what_validation_saw_is_not_asked_again(saved: Path, data: Data) -> None:
+    def say_nothing(*images: object) -> None:
+        raise AssertionError
+
+    checkpoint = load_checkpoint(saved)
+    checkpoint.network.register_forward_pre_hook(say_nothing)
+    said = Subject(checkpoint, data.val).predictions()
+    assert (said.predicted == data.val.labels).mean() == checkpoint.story.rows[-1].val_acc
+    fewer = data.val.take(range(9))
+    for asking in (Subject(checkpoint, fewer).predictions, Subject(checkpoint, data.val).predict):
+        with pytest.raises(AssertionError):
+            asking()
+    assert len(Subject(load_checkpoint(saved), fewer).predictions().labels) == 9
+
+
+def test_much_that_validation_saw_is_not_kept(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifarkit.training.module.MAX_LOGITS", len(data.val) * 10 - 1)
+    path = Path(fit(recipe, data, cpu, tmp_path, target_acc=0.001).last_checkpoint)
+    assert load_checkpoint(path).val_logits is None
 
 
 def test_loading_twice_gives_the_same_predictions(saved: Path, data: Data) -> None:
@@ -325,10 +354,23 @@ def test_absurd_images_get_no_network(edited: Any, shape: tuple[int, int, int]) 
         lambda content: content["cifarkit"]["settings"].update(model="small-cnn"),
         lambda content: content["cifarkit"]["settings"].update(model="gone"),
         lambda content: content["cifarkit"]["settings"].pop("model"),
+        lambda content: content.update(val_logits=[0.0]),
+        lambda content: content.update(val_logits=torch.zeros(100, 9)),
+        lambda content: content.update(val_logits=torch.full((100, 10), torch.nan)),
     ],
-    ids=["no-weights", "one-missing", "other-shape", "other-model", "unknown-model", "no-model"],
+    ids=[
+        "no-weights",
+        "one-missing",
+        "other-shape",
+        "other-model",
+        "unknown-model",
+        "no-model",
+        "no-logits",
+        "other-classes",
+        "no-numbers",
+    ],
 )
-def test_weights_that_do_not_fit(edited: Any, change: Any) -> None:
+def test_weights_and_logits_that_do_not_fit(edited: Any, change: Any) -> None:
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(edited(change))
     assert "\n" not in str(error.value)
