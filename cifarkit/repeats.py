@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from cifarkit import reports, tracking
+from cifarkit import figures, reports, tracking
 from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.data.loading import Splits
 from cifarkit.errors import Stopped, UsageError
@@ -94,6 +94,7 @@ def _train_all(
     parent.log_artifact(best.checkpoints / "best.ckpt", "checkpoints")
     out = reports.Folder(parent.folder / "report", parent.run_id)
     out.report("runs.json", to_json(summary))
+    out.figure("seeds", figures.seeds(summary))
     shown = _with_its_images(replace(job, request=replace(request, seed=best.result.seed)))
     report(replace(best, out=out), shown, parent, terminal)
     return summary

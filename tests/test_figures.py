@@ -20,6 +20,7 @@ from matplotlib.text import Text
 from cifarkit import figures
 from cifarkit.errors import CifarkitError
 from cifarkit.figures.canvas import PALE
+from cifarkit.repeats import summarise
 from cifarkit.results import (
     BenchRow,
     CalibrationBin,
@@ -27,6 +28,8 @@ from cifarkit.results import (
     ClassScore,
     EpochRow,
     Evaluation,
+    FitResult,
+    FitRuns,
     LrCurve,
     Mistake,
 )
@@ -55,6 +58,37 @@ def epoch_rows(count: int) -> list[EpochRow]:
         )
         for epoch, acc in enumerate(accs, start=1)
     ]
+
+
+def fits(count: int, target_acc: float | None = None) -> FitRuns:
+    one = FitResult(
+        run_id=None,
+        dataset="folder:/photos/digits",
+        model="tiny",
+        recipe="digits",
+        seed=0,
+        device="cpu",
+        precision="fp32",
+        val_split="val",
+        planned_epochs=8,
+        epochs=8,
+        best_epoch=3,
+        best_val_acc=0.9,
+        best_val_acc_low=0.88,
+        best_val_acc_high=0.92,
+        last_val_acc=0.7,
+        target_acc=target_acc,
+        target_reached=None,
+        time_to_target_seconds=None,
+        train_seconds=8.0,
+        peak_memory_bytes=1,
+        best_checkpoint="",
+        last_checkpoint="",
+        rows=tuple(epoch_rows(8)),
+    )
+    return summarise(
+        [replace(one, seed=seed, last_val_acc=0.7 + 0.01 * (seed % 3)) for seed in range(count)], "cpu", ""
+    )
 
 
 def lr_curve(**changes: object) -> LrCurve:
@@ -169,6 +203,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "training_curves nan": lambda: figures.training_curves(
         [replace(row, val_loss=NAN, val_acc=NAN, train_loss=float("inf")) for row in epoch_rows(3)], 0.9
     ),
+    "seeds": lambda: figures.seeds(fits(5, 0.705)),
+    "seeds one": lambda: figures.seeds(fits(1)),
+    "seeds 30": lambda: figures.seeds(fits(30, 0.94)),
     "confusion_matrix": lambda: figures.confusion_matrix(evaluation(digits_like(10))),
     "confusion_matrix 100": lambda: figures.confusion_matrix(evaluation(digits_like(100))),
     "confusion_matrix odd": lambda: figures.confusion_matrix(evaluation(ODD_NAMES)),
@@ -449,6 +486,20 @@ def test_groups_far_apart_get_their_own_panels(peak: float, panels: int) -> None
     figure = figures.lr_schedule({"body": [0.0, 0.1], "head": [0.0, peak]}, [0, 1])
     assert len(figure.axes) == panels
     assert {"body", "head"} <= set(texts(figure))
+
+
+def test_seeds_are_told_with_mean_interval_and_target() -> None:
+    figure = figures.seeds(fits(5, 0.705))
+    said = texts(figure)
+    assert "digits, recipe digits, 5 seeds: 70.80% ± 0.84%" in said
+    assert {"mean 70.80%", "its 95% interval", "target 70.50%", "val accuracy"} <= set(said)
+    ends = figure.axes[1]
+    (points,) = (line for line in ends.lines if line.get_marker() == "o")
+    assert list(points.get_ydata()) == pytest.approx([0.7, 0.71, 0.72, 0.7, 0.71])
+    assert [label.get_text() for label in ends.get_xticklabels()] == list("01234")
+    alone = texts(figures.seeds(fits(1)))
+    assert "its 95% interval" not in alone
+    assert len(figures.seeds(fits(30)).axes[1].get_xticks()) == 10
 
 
 @pytest.mark.parametrize(("count", "best"), [(1, 1), (8, 3)])

@@ -77,7 +77,7 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is to be ignored
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupted)
     sys.unraisablehook = _send_again
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":

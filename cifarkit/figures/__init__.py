@@ -10,6 +10,7 @@ from cifarkit.figures.canvas import save
 from cifarkit.figures.curves import lr_range_test, lr_schedule, training_curves
 from cifarkit.figures.grids import denormalize, image_grid, misclassified, preview, stages
 from cifarkit.figures.scores import calibration, confusion_matrix, per_class
+from cifarkit.figures.seeds import seeds
 
 __all__ = [
     "bench_bars",
@@ -25,6 +26,7 @@ __all__ = [
     "per_class",
     "preview",
     "save",
+    "seeds",
     "stages",
     "training_curves",
 ]

@@ -53,7 +53,7 @@ def lr_range_test(curve: LrCurve) -> Figure:
     one = len(lrs) == 1
     ax.plot(lrs, losses, color=GRAY, alpha=0.45, linewidth=0.9, marker="." if one else "", label="loss")
     if trend is smoothed:
-        ax.plot(lrs, smoothed, color=BLUE, linewidth=2, marker="." if one else "", label="smoothed loss")
+        ax.plot(lrs, smoothed, color=BLUE, linewidth=2, marker="." if one else "", label="its running mean")
     _mark_rules(ax, curve, lrs, trend)
     ax.set_ylim(*_descent_range(losses, trend))
     _plain_log_axis(ax)

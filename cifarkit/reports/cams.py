@@ -79,7 +79,8 @@ def _from_files(subject: Subject, files: Sequence[Path]) -> Chosen:
         # The usual weights of luma, as everywhere else here.
         pixels = (pixels @ np.array([0.299, 0.587, 0.114]))[..., None].round().astype(np.uint8)
     sources = tuple(path.name for path in files)
-    return Chosen(pixels, sources, (None,) * len(files), f"files {' '.join(map(str, files))}")
+    named = " ".join(str(path).replace(".", "-") for path in files)  # photo.png.png looks odd
+    return Chosen(pixels, sources, (None,) * len(files), f"files {named}")
 
 
 def report_cams(

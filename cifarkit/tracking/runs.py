@@ -48,6 +48,8 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
     if len(reference) == 32:
         with suppress(Exception):
             return client.get_run(reference)
+    if found is None and (known := experiments(client)):
+        raise RunNotFound(f"there is no experiment {experiment!r}; there are: {', '.join(known)}")
     runs = _fits(client, found.experiment_id) if found is not None else []
     if reference == "last" and unfinished:
         for run in runs:
@@ -108,6 +110,12 @@ def list_fits(client: Any, experiment: str, limit: int, ends: Ends | None = None
         raise
     except Exception as error:
         raise tracking_error(client.tracking_uri, error) from error
+
+
+def experiments(client: Any) -> list[str]:
+    """The names of all experiments in which something was recorded, the latest first."""
+    every = client.search_experiments(order_by=["last_update_time DESC"])
+    return [each.name for each in every if each.experiment_id != "0"]  # MLflow's own, which holds nothing
 
 
 def count_look(client: Any, run: Any) -> int | None:

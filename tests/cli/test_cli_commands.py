@@ -428,7 +428,7 @@ def test_gradcam_of_image_files(cli: Cli, trained: Trained, tmp_path: Path, unse
     assert explained["images"][0]["pred_class"] == known["pred_class"]
     assert explained["images"][0]["confidence"] == pytest.approx(known["confidence"])
     assert is_picture(tmp_path / explained["figure"])
-    assert Path(explained["figure"]).name == "gradcam_files-grey.png-photo.jpg.png"
+    assert Path(explained["figure"]).name == "gradcam_files-grey-png-photo-jpg.png"
 
 
 def test_image_files_need_no_data_set(cli: Cli, tmp_path: Path, own_trained: Trained) -> None:
@@ -509,7 +509,7 @@ def test_later_analyses_are_added_to_the_run(cli: Cli, own_trained: Trained) -> 
 def test_a_list_of_nothing_says_so(cli: Cli, trained: Trained) -> None:
     outcome = cli("runs", "list", "--experiment", "nosuch", store=trained).succeeded()
     assert outcome.out == ""
-    assert "no fit in the experiment 'nosuch' yet" in outcome.err
+    assert outcome.err.endswith("no fit in the experiment 'nosuch' yet; there are: cifarkit\n")
 
 
 def test_what_there_is_to_choose_from_is_told(cli: Cli) -> None:

@@ -123,3 +123,20 @@ cifarkit.cli.main()
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert ended.returncode == code
     assert ended.stderr == f"error: {'interrupted' if code == 130 else 'terminated'}\n"
+
+
+def test_ctrl_c_before_anything_is_loaded() -> None:
+    program = """
+import os, signal, sys
+import cifarkit.__main__
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cifarkit.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+cifarkit.__main__.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")

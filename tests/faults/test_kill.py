@@ -130,7 +130,9 @@ def test_several_seeds_go_on_with_the_one_that_was_killed(
     assert process.said.count("\n    4 ") == 2  # the first seed was not trained again
     assert list(store.runs.items()) == [(run, "FINISHED") for run in (parent, first, second)]
     assert_same_training(store, second, reference[0], reference[1], with_figures=False)
-    assert {"reports/runs.json", "figures/curves.png", "model/MLmodel"} <= store.files(parent)
+    assert {"reports/runs.json", "figures/curves.png", "figures/seeds.png", "model/MLmodel"} <= store.files(
+        parent
+    )
     summary = json.loads((store.artifacts(parent) / "reports" / "runs.json").read_text())
     assert [(fit["seed"], fit["run_id"]) for fit in summary["fits"]] == [(2, first), (3, second)]
     assert "--runs 2" in summary["evidence"]["command"]

@@ -241,6 +241,13 @@ def test_an_unknown_run(client: Any, add_run: Any, reference: str) -> None:
         found(client, reference)
 
 
+@pytest.mark.parametrize("reference", ["last", "zzz"])
+def test_an_unknown_experiment(client: Any, add_run: Any, reference: str) -> None:
+    add_run()
+    with pytest.raises(RunNotFound, match="there is no experiment 'tril'; there are: trial"):
+        find_run(client, reference, "tril")
+
+
 @pytest.mark.parametrize("reference", ["last", "best"])
 def test_before_the_first_fit(client: Any, add_run: Any, reference: str) -> None:
     for _ in range(2):
