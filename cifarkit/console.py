@@ -271,7 +271,7 @@ class EpochTable:
     def _line(self, row: EpochRow, best: bool) -> str:
         return (
             f"{row.epoch:>5}   {row.train_loss:>10.4f}  {percent(row.train_acc):>9} {row.val_loss:>10.4f} "
-            f"{percent(row.val_acc):>9} {row.lr:>10.2e} {row.images_per_second:>9,.0f} "
+            f"{_accuracy(row):>9} {row.lr:>10.2e} {row.images_per_second:>9,.0f} "
             f"{duration(row.epoch_seconds):>6} {duration(self._left(row)):>5}" + (" *" if best else "")
         )
 
@@ -303,7 +303,7 @@ class EpochTable:
                 f"{row.train_loss:.4f}",
                 percent(row.train_acc),
                 f"{row.val_loss:.4f}",
-                percent(row.val_acc) + (" ★" if mark else ""),
+                _accuracy(row) + (" ★" if mark else ""),
                 f"{row.lr:.2e}",
                 f"{row.images_per_second:,.0f}",
                 duration(row.epoch_seconds),
@@ -311,3 +311,8 @@ class EpochTable:
                 style="bold green" if mark else "",
             )
         return Group(table, self.bar) if self.bar.tasks else Group(table)
+
+
+def _accuracy(row: EpochRow) -> str:
+    """Of a sample of the validation images only about."""
+    return f"~{100 * row.val_acc:.1f}%" if row.val_sampled else percent(row.val_acc)

@@ -250,7 +250,8 @@ class SyncTable:
 class EpochRow:
     """One finished epoch, counted from 1. ``val_split`` says what the validation numbers come from, and
     ``image_side`` at how many pixels a side the network saw images at its end and in validation.
-    ``waiting_share`` is that of the steps' time in which the next batch was waited for."""
+    ``waiting_share`` is that of the steps' time in which the next batch was waited for. ``val_sampled`` says
+    that the validation numbers are of a part of the images (see `recipes.Recipe.val_sample`)."""
 
     epoch: int
     train_loss: float
@@ -264,11 +265,18 @@ class EpochRow:
     waiting_share: float
     epoch_seconds: float
     train_seconds: float
+    val_sampled: bool = False
 
 
-def merit(row: EpochRow) -> tuple[float, float]:
-    """What makes one epoch better than another: a higher accuracy, or as high a one at a lower loss."""
-    return row.val_acc, -row.val_loss
+def merit(row: EpochRow) -> tuple[bool, float, float]:
+    """What makes one epoch better than another: a higher accuracy, or as high a one at a lower loss; of all
+    validation images before one of a part of them."""
+    return not row.val_sampled, row.val_acc, -row.val_loss
+
+
+def reaches(row: EpochRow, target_acc: float | None) -> bool:
+    """Whether an epoch was seen to reach a target, for which all validation images count."""
+    return target_acc is not None and not row.val_sampled and row.val_acc >= target_acc
 
 
 @dataclass(frozen=True)

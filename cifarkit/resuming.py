@@ -14,7 +14,7 @@ from cifarkit.checkpoint import Story, read_story
 from cifarkit.console import Terminal, percent, plural
 from cifarkit.errors import CheckpointError, OtherVersion, UsageError
 from cifarkit.request import FINGERPRINT, SHAPING, VAL_FINGERPRINT, FitRequest
-from cifarkit.results import EpochRow
+from cifarkit.results import EpochRow, merit
 from cifarkit.subjects import checkpoint_of_run
 from cifarkit.training.data import Data
 from cifarkit.training.fit import is_complete
@@ -247,7 +247,7 @@ def as_it_was(request: FitRequest, resumed: Resumed) -> FitRequest:
     if story is not None:
         story = replace(story, **now)
         if is_complete(story) and resumed.status == "FINISHED":
-            best = max(row.val_acc for row in story.rows)
+            best = max(story.rows, key=merit).val_acc
             raise UsageError(
                 f"this run is finished: {len(story.rows)} of {story.ends[-1]} epochs, "
                 f"best accuracy {percent(best)}; with a higher --target-acc and --max-epochs it would go on"

@@ -239,7 +239,9 @@ def work_of(recipe: Recipe, data: Data) -> Callable[[float, float], float]:
         return count_flops(recipe.model, (channels, side, side), classes)
 
     # A forward pass is a third of a step.
-    return partial(recipe.work, side=side, cost=cost, validation=len(data.val) / len(data.train) / 3)
+    validation = len(data.val) / len(data.train) / 3
+    early = validation / recipe.val_stride(len(data.val))
+    return partial(recipe.work, side=side, cost=cost, validation=validation, early_validation=early)
 
 
 def _lr_from_range_test(job: Job, terminal: Terminal, out: reports.Folder) -> Recipe:

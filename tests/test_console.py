@@ -89,13 +89,24 @@ def test_off_a_terminal_what_takes_long_is_heard_of_now_and_then(
     ]
 
 
+def test_what_was_measured_on_a_sample_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with table() as epochs:
+        epochs.on_epoch(replace(row(1), val_sampled=True), best=True)
+        epochs.on_epoch(row(2), best=False)
+    first, second = capsys.readouterr().err.splitlines()[1:]
+    assert first.split()[4] == "~50.0%"
+    assert second.split()[4] == "50.00%"
+
+
 def test_epochs_fit_into_80_columns() -> None:
     terminal = Terminal.unseen()
     terminal.console = RichConsole(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     epochs = EpochTable(terminal, work, [4], val_split="test", batch_size=10)
     with epochs:
         for epoch in (1, 2):
-            epochs.on_epoch(replace(row(epoch), images_per_second=12345.0, epoch_seconds=7261.0), best=True)
+            epochs.on_epoch(
+                replace(row(epoch), images_per_second=12345.0, epoch_seconds=7261.0, val_sampled=True), True
+            )
         shown = terminal.console.render_lines(epochs._render(everything=True))
     first = "".join(segment.text for segment in shown[0])
     assert " ".join(first.split()) == "epoch train loss train acc test loss test acc lr images/s time left"

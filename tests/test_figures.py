@@ -198,6 +198,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "lr_schedule one": lambda: figures.lr_schedule([0.1], [0]),
     "lr_schedule none": lambda: figures.lr_schedule([], []),
     "training_curves": lambda: figures.training_curves(epoch_rows(8), 0.94, "digits"),
+    "training_curves sampled": lambda: figures.training_curves(
+        [replace(row, val_sampled=True) for row in epoch_rows(40)], 0.94
+    ),
     "training_curves one": lambda: figures.training_curves(epoch_rows(1), None),
     "training_curves none": lambda: figures.training_curves([], 0.9),
     "training_curves nan": lambda: figures.training_curves(
@@ -486,6 +489,15 @@ def test_groups_far_apart_get_their_own_panels(peak: float, panels: int) -> None
     figure = figures.lr_schedule({"body": [0.0, 0.1], "head": [0.0, peak]}, [0, 1])
     assert len(figure.axes) == panels
     assert {"body", "head"} <= set(texts(figure))
+
+
+def test_points_of_a_sample_are_open() -> None:
+    rows = [replace(row, val_sampled=row.epoch < 3) for row in epoch_rows(4)]
+    figure = figures.training_curves(rows)
+    assert texts(figure).count("val, of a sample") == 2
+    (points,) = (line for line in figure.axes[1].lines if line.get_label() == "val, of a sample")
+    assert list(points.get_xdata()) == [1, 2]
+    assert "val, of a sample" not in texts(figures.training_curves(epoch_rows(4)))
 
 
 def test_seeds_are_told_with_mean_interval_and_target() -> None:

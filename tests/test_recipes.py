@@ -56,6 +56,7 @@ def test_work_follows_what_images_cost_and_how_many_are_shown() -> None:
     assert work(4, 6) == 2 * 0.5  # a training that goes on
     assert work(0, 4, validation=0.2) == 1.5 + 0.2 * (0.25 + 0.25 + 1 + 1)
     assert work(2.5, 2.75, validation=0.2) == 0.125
+    assert work(2, 5, validation=0.2, early_validation=0.1) == 3 * 0.5 + 0.1 + 0.2 + 0.2
     # Images of 8 pixels are not made smaller.
     assert recipe.work(0, 4, side=8, cost=float) == 8 * (2 + 2 * 0.5)
 
@@ -240,6 +241,14 @@ def test_recipes_are_values() -> None:
 def test_unknown_recipes_get_a_suggestion() -> None:
     with pytest.raises(UnknownName, match="unknown recipe 'fats': did you mean fast"):
         find_recipe("fats")
+
+
+def test_a_sample_is_a_whole_fraction_of_the_images() -> None:
+    recipe = replace(RECIPES["digits"], val_sample=2000)
+    assert [recipe.val_stride(images) for images in (10, 2000, 3999, 4000, 10_000, 11_999)] == [
+        1, 1, 1, 2, 5, 5,
+    ]  # fmt: skip
+    assert replace(recipe, val_sample=None).val_stride(10_000) == 1
 
 
 def images(number: int) -> ImageSet:

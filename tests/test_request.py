@@ -77,3 +77,9 @@ def test_a_run_records_every_setting_of_its_recipe(job: Job) -> None:
     assert {key: params[key] for key in settings} == settings
     assert (params["device"], params["world_size"], params["seed"]) == ("cpu", 1, 7)
     assert params["train_images"] + params["val_images"] == len(job.data.train) + 100
+
+
+def test_a_job_says_on_what_it_is_validated(job: Job) -> None:
+    assert job.describe().endswith("validating on 100 of the training split, held out")
+    sampled = replace(job, recipe=replace(job.recipe, val_sample=40))
+    assert sampled.describe().endswith("held out (50 of them before the end)")

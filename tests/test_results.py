@@ -8,7 +8,7 @@ import math
 import pytest
 
 from cifarkit import results
-from cifarkit.results import EpochRow, LayerRow, LrCurve, ModelTable, merit, to_dict, to_json
+from cifarkit.results import EpochRow, LayerRow, LrCurve, ModelTable, merit, reaches, to_dict, to_json
 
 RECORDS = [
     record for _, record in inspect.getmembers(results, inspect.isclass) if dataclasses.is_dataclass(record)
@@ -58,6 +58,14 @@ def test_of_equal_accuracies_the_lower_loss_is_better() -> None:
         row(val_acc=0.9, val_loss=0.5),
     )
     assert sorted([best, worse, better], key=merit) == [worse, better, best]
+
+
+def test_all_images_count_more_than_a_sample() -> None:
+    sampled, whole = row(val_acc=0.95, val_sampled=True), row(val_acc=0.9)
+    assert max([sampled, whole], key=merit) is whole
+    assert [reaches(sampled, 0.9), reaches(whole, 0.9), reaches(whole, 0.91), reaches(whole, None)] == [
+        False, True, False, False,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

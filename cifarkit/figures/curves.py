@@ -28,6 +28,8 @@ from cifarkit.results import EpochRow, LrCurve, merit
 MARKERS = "osD^vP"
 DASHES = ("-", "--", "-.", ":")
 
+# So many epochs have markers that can be told apart.
+FEW = 30
 # Beyond this ratio of their peaks, two groups' learning rates are not legible on one linear axis.
 ONE_AXIS_RATIO = 15
 
@@ -134,6 +136,19 @@ def training_curves(rows: Sequence[EpochRow], target_acc: float | None = None, s
     train_loss, val_loss = _finite([r.train_loss for r in rows]), _finite([r.val_loss for r in rows])
     _pair(loss_ax, epochs, train_loss, val_loss, val_name)
     _pair(acc_ax, epochs, _finite([row.train_acc for row in rows]), val_acc, val_name)
+    sampled = np.array([row.val_sampled for row in rows])
+    if sampled.any() and len(rows) <= FEW:
+        for ax, values in ((loss_ax, val_loss), (acc_ax, val_acc)):
+            ax.plot(
+                epochs[sampled],
+                values[sampled],
+                linestyle="",
+                marker="o",
+                markersize=4.5,
+                color=BLUE,
+                markerfacecolor="white",
+                label=f"{val_name}, of a sample",
+            )
     loss_ax.set_ylabel("loss", fontsize=9)
     acc_ax.set_ylabel("accuracy", fontsize=9)
     acc_ax.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -168,7 +183,7 @@ def training_curves(rows: Sequence[EpochRow], target_acc: float | None = None, s
 def _pair(ax: Axes, epochs: NDArray[np.int64], train: Floats, val: Floats, val_name: str) -> None:
     """Two lines of one panel; markers while the epochs are few enough to tell apart."""
     tidy(ax, grid="y")
-    few = len(epochs) <= 30
+    few = len(epochs) <= FEW
     for values, name, colour, marker in ((train, "train", GRAY, "s"), (val, val_name, BLUE, "o")):
         if np.isfinite(values).any():
             ax.plot(

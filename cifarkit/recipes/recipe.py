@@ -41,6 +41,8 @@ class Recipe:
             and validation, show whole images made smaller. 1 cuts nothing.
         keep_hardest: share of the training images that an epoch shows: those whose loss was highest when they
             were last seen. The entries divide the epochs into equal parts; the first is 1.
+        val_sample: about so many images are enough for a validation before the end; where the target is
+            within their reach, all are looked at. None: always all.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Recipe:
     image_scale: tuple[float, ...] = (1.0,)
     crop_from: float = 1.0
     keep_hardest: tuple[float, ...] = (1.0,)
+    val_sample: int | None = None
     evidence: tuple[Evidence, ...] = ()
 
     def scale_at(self, epoch: float) -> float:
@@ -68,6 +71,10 @@ class Recipe:
         """The share of the training images that an epoch, counted from 0, shows."""
         return _part(self.keep_hardest, epoch / self.epochs)
 
+    def val_stride(self, images: int) -> int:
+        """Every so-manyth of so many images belongs to the sample of a validation before the end."""
+        return 1 if self.val_sample is None else max(1, images // self.val_sample)
+
     def work(
         self,
         begin: float,
@@ -76,6 +83,7 @@ class Recipe:
         side: int,
         cost: Callable[[int], float],
         validation: float = 0.0,
+        early_validation: float | None = None,
     ) -> float:
         """What it takes to train from one point to another, both counted in epochs; in the unit of ``cost``.
 
@@ -84,6 +92,7 @@ class Recipe:
             cost: of showing all images once, by their side in pixels.
             validation: what a validation costs, as a share of that; there is one after every epoch, at the
                 size that training has come to.
+            early_validation: likewise, of those before the end.
         """
 
         def cost_at(epoch: float) -> float:
@@ -98,7 +107,12 @@ class Recipe:
             self.kept_in(int(left)) * cost_at(left) * (right - left) for left, right in pairwise(points)
         )
         # Changes lie at multiples of 1 / parts: none is so close before an epoch's end.
-        return trained + validation * sum(cost_at(epoch - 1 / (2 * parts)) for epoch in whole)
+        early = validation if early_validation is None else early_validation
+        validated = sum(
+            (validation if epoch >= self.epochs else early) * cost_at(epoch - 1 / (2 * parts))
+            for epoch in whole
+        )
+        return trained + validated
 
     def settings(self) -> dict[str, Any]:
         """The resolved settings as a flat dict of names and numbers; what a run records."""

@@ -24,6 +24,7 @@ RECIPES: dict[str, Recipe] = {
             label_smoothing=0.2,
             image_scale=(0.5, 0.5, 0.5, 0.625, 0.75, 0.875, 1.0),
             keep_hardest=(1.0, 1.0, 0.7, 0.7, 0.7, 0.7, 0.7),
+            val_sample=2000,
             evidence=(
                 Evidence(
                     dataset="cifar10",
@@ -92,6 +93,7 @@ RECIPES: dict[str, Recipe] = {
             image_scale=(0.5, 0.5, 0.625, 0.75, 0.75, 0.875, 0.875, 1.0, 1.0, 1.0),
             crop_from=0.75,
             keep_hardest=(1.0, 1.0, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7),
+            val_sample=2000,
             evidence=(
                 Evidence(
                     dataset="cifar10",
@@ -119,6 +121,7 @@ RECIPES: dict[str, Recipe] = {
             label_smoothing=0.2,
             image_scale=(0.75, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
             keep_hardest=(1.0, 1.0, 1.0, 0.85, 0.85, 0.85, 0.85, 0.85, 0.85),
+            val_sample=2000,
             evidence=(
                 Evidence(
                     dataset="cifar10",
@@ -146,6 +149,7 @@ RECIPES: dict[str, Recipe] = {
             batch_size=1024,
             label_smoothing=0.2,
             keep_hardest=(1.0, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6),
+            val_sample=2000,
             evidence=(
                 Evidence(
                     dataset="cifar10",

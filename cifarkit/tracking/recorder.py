@@ -293,7 +293,7 @@ class RunRecorder:
                 "train/acc": row.train_acc,
                 "val/loss": row.val_loss,
                 "val/acc": row.val_acc,
-                "best_val_acc": row.val_acc if best else None,
+                "best_val_acc": row.val_acc if best and not row.val_sampled else None,
                 "lr": row.lr,
                 "images_per_second": row.images_per_second,
                 "epoch_seconds": row.epoch_seconds,

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from cifarkit.errors import DivergedError, Interrupted, Stopped, Terminated
-from cifarkit.results import EpochRow, merit
+from cifarkit.results import EpochRow, merit, reaches
 from cifarkit.training.checkpoint_files import CheckpointFiles, StoryKeeper
 from cifarkit.training.module import WITHIN_EPOCH, Classifier
 
@@ -127,6 +127,7 @@ class Reporter(pl.Callback):
             waiting_share=self.waited / self.train_seconds,
             epoch_seconds=now - self.epoch_started,
             train_seconds=self.earlier_seconds + now - self.started,
+            val_sampled=module.val_sampled,
         )
         self.improved = all(merit(row) > merit(earlier) for earlier in self.rows)
         self.rows.append(row)
@@ -143,7 +144,7 @@ class Reporter(pl.Callback):
                 observer.on_epoch(row, best)
 
         self.files.save(trainer, best=best, then=tell)
-        if self.target_acc is not None and row.val_acc >= self.target_acc:
+        if reaches(row, self.target_acc):
             trainer.should_stop = True
 
     def on_save_checkpoint(

@@ -24,7 +24,7 @@ from cifarkit.errors import CheckpointError, Terminated, UsageError
 from cifarkit.intervals import accuracy_interval
 from cifarkit.pipeline import DeviceLoader, epoch_order, eval_loader, train_loader
 from cifarkit.recipes import Recipe
-from cifarkit.results import EpochRow, FitResult, merit
+from cifarkit.results import EpochRow, FitResult, merit, reaches
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
 from cifarkit.training.checkpoint_files import CheckpointFiles, StoryKeeper
 from cifarkit.training.data import Data, build_network
@@ -148,6 +148,8 @@ def fit(
             ends=[sum(map(order.steps_in, range(end))) for end in story.ends],
             side=data.preprocessing.image_shape[1],
             seed=seed,
+            val_images=len(data.val),
+            target_acc=target_acc,
             compile=compile,
             # Several devices exchange gradients within the passes; workers are slower than any GPU anyway.
             replay=device.type == "cuda" and hardware.world_size == 1 and isinstance(batches, DeviceLoader),
@@ -180,8 +182,7 @@ def fit(
 
 def is_complete(story: Story) -> bool:
     """Whether all epochs are done, or the target was reached."""
-    best = max((row.val_acc for row in story.rows), default=0.0)
-    reached = story.target_acc is not None and best >= story.target_acc
+    reached = any(reaches(row, story.target_acc) for row in story.rows)
     return reached or len(story.rows) >= story.ends[-1]
 
 
@@ -196,7 +197,7 @@ def _result(
 ) -> FitResult:
     best = max(rows, key=merit)
     low, high = accuracy_interval(best.val_acc, len(data.val))
-    reached = [row for row in rows if target_acc is not None and row.val_acc >= target_acc]
+    reached = [row for row in rows if reaches(row, target_acc)]
     return FitResult(
         run_id=None,
         dataset=data.name,

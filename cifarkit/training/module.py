@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -37,12 +38,14 @@ class Classifier(pl.LightningModule):
         ends: steps after which the training may end; the recipe's schedule spans those up to the first
             (see `build_scheduler`).
         side: of the images in pixels, at full size.
-        compile: see `fit`.
+        val_images: how many validation looks at.
+        target_acc, compile: see `fit`.
         replay: have the GPU replay the passes of training (`Replayed`).
 
     Attributes:
         side: of the images that the network sees now, in training and in the validation that follows.
         steps_done: in the epoch that runs.
+        val_sampled: whether validation looks at a sample of the images (`Recipe.val_sample`).
         looks_again: whether validation looks at more views of images that the network is unsure about.
         val_logits: of all images of the validation that has just been, float32 (N, classes); None with
             several processes, or where they would make a checkpoint much larger.
@@ -57,6 +60,8 @@ class Classifier(pl.LightningModule):
         ends: Sequence[int],
         side: int,
         seed: int,
+        val_images: int = 0,
+        target_acc: float | None = None,
         compile: bool = False,
         replay: bool = False,
     ) -> None:
@@ -66,7 +71,9 @@ class Classifier(pl.LightningModule):
         self.full_side = self.side = side
         self.train_totals, self.val_totals = Totals(), Totals()
         self.steps_done = 0
-        self.looks_again = False
+        self.looks_again = self.val_sampled = False
+        self.val_stride, self.val_images = recipe.val_stride(val_images), val_images
+        self.target_acc = target_acc
         self.val_logits: Tensor | None = None
         self._heard: list[Tensor] = []
         self._resumed: dict[str, Any] | None = None
@@ -166,9 +173,11 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.val_totals.reset()
+        at_an_end = self.trainer.global_step in self.ends
+        self.val_sampled = self.val_stride > 1 and not at_an_end
         # Before the end, and while images are small, networks are unsure of most: it would cost a tenth of a
         # training.
-        self.looks_again = self.side == self.full_side and self.trainer.global_step in self.ends
+        self.looks_again = self.side == self.full_side and at_an_end
         # Now, because the checkpoint that follows validation holds them.
         if self.trainer.world_size > 1 and min(self.recipe.keep_hardest) < 1:
             shown = self.order.shown[: len(self.order) * self.order.batch_size].to(self.device)
@@ -177,6 +186,8 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         images, labels = batch
+        if self.val_sampled:
+            images, labels = images[:: self.val_stride], labels[:: self.val_stride]
         looks = nullcontext() if self.looks_again else one_view(self.network)
         # What is reported is computed as `eval` and the exported model compute it, in float32.
         with looks, torch.autocast(self.device.type, enabled=False):
@@ -185,9 +196,26 @@ class Classifier(pl.LightningModule):
         self._heard.append(logits)
 
     def on_validation_epoch_end(self) -> None:
+        if self.val_sampled and self._may_have_reached_target():
+            self.val_sampled = False
+            self.val_totals.reset()
+            self._heard.clear()
+            for number, batch in enumerate(self.trainer.val_dataloaders):
+                images, labels = (part.to(self.device) for part in batch)
+                self.validation_step((images, labels), number)
         heard, self._heard = self._heard, []
-        if self.trainer.world_size == 1 and sum(part.numel() for part in heard) <= MAX_LOGITS:
+        few = sum(part.numel() for part in heard) <= MAX_LOGITS
+        if few and not self.val_sampled and self.trainer.world_size == 1:
             self.val_logits = torch.cat(heard).float()
+
+    def _may_have_reached_target(self) -> bool:
+        """Whether that many images may say as much by chance where all would say so: three times in a
+        thousand they say less."""
+        if self.target_acc is None:
+            return False
+        _, accuracy = self.val_totals.compute()
+        deviation = math.sqrt(accuracy * (1 - accuracy) * self.val_stride / self.val_images)
+        return accuracy + 3 * deviation >= self.target_acc
 
     def configure_optimizers(self) -> dict[str, object]:
         assert self.recipe.lr is not None

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from cifarkit.checkpoint import load_checkpoint, read_rates, read_story
+from cifarkit.analysis.predictions import predict
+from cifarkit.checkpoint import Checkpoint, load_checkpoint, read_rates, read_story
 from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import CheckpointError, DivergedError, Interrupted, Stopped, Terminated, UsageError
 from cifarkit.optim import build_optimizer
@@ -192,6 +193,45 @@ def test_it_stops_at_the_target(
     assert result.target_reached is True
     assert result.time_to_target_seconds == result.rows[0].train_seconds
     assert result.target_acc == 0.001
+
+
+def test_validations_before_the_end_may_look_at_a_sample(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, weights: Any
+) -> None:
+    """Every fifth of 100 images; the weights do not depend on it."""
+    told: dict[int, Checkpoint] = {}
+    heard = watcher(lambda epoch: told.update({epoch: load_checkpoint(tmp_path / "part" / "last.ckpt")}))
+    part = fit(replace(recipe, val_sample=20), data, cpu, tmp_path / "part", observers=[heard])
+    whole = fit(recipe, data, cpu, tmp_path / "whole")
+    assert [row.val_sampled for row in part.rows] == [True, True, False]
+    assert [row.val_sampled for row in whole.rows] == [False] * 3
+    for row in part.rows:
+        images = data.val.take(range(0, 100, 5)) if row.val_sampled else data.val
+        said = predict(told[row.epoch].network, images, data.preprocessing)
+        assert row.val_acc == (said.predicted == said.labels).mean()
+        assert row.val_loss == pytest.approx(said.losses.mean(), rel=1e-5)
+        assert (told[row.epoch].val_logits is None) == row.val_sampled
+    # Whatever the sample said before.
+    assert (part.best_epoch, heard.best) == (3, [True, heard.best[1], True])
+    assert part.best_val_acc == whole.rows[-1].val_acc
+    ours, theirs = (weights(result.last_checkpoint) for result in (part, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(("target", "epochs"), [(0.2, 1), (0.999, 3)])
+def test_where_a_sample_may_reach_the_target_all_images_are_looked_at(
+    target: float, epochs: int, recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
+) -> None:
+    result = fit(replace(recipe, val_sample=20), data, cpu, tmp_path, target_acc=target)
+    assert result.epochs == epochs
+    assert result.target_reached == (epochs == 1)
+    assert result.rows[0].val_sampled == (epochs > 1)
+    assert not result.rows[-1].val_sampled
+    checkpoint = load_checkpoint(Path(result.last_checkpoint))
+    said = predict(checkpoint.network, data.val, data.preprocessing)
+    assert result.last_val_acc == (said.predicted == said.labels).mean()
+    assert checkpoint.val_logits is not None
+    assert len(checkpoint.val_logits) == 100
 
 
 def test_a_target_out_of_reach_is_said_so(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
