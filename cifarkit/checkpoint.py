@@ -29,6 +29,8 @@ VAL_LOGITS = "val_logits"
 FORMAT = 6
 # A file that asks for more is refused before it gets the memory.
 MAX_CHANNELS, MAX_SIDE, MAX_CLASSES = 4, 4096, 100_000
+# More logits of validation are not kept: 8 MB.
+MAX_LOGITS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,12 @@ def _are_logits(value: object, classes: int) -> bool:
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
+        and value.device.type == "cpu"
         and value.dtype == torch.float32
         and value.ndim == 2
         and value.shape[1] == classes
+        and value.numel() <= MAX_LOGITS
+        and value.is_contiguous()
+        and not value.requires_grad
         and bool(value.isfinite().all())
     )

@@ -57,7 +57,7 @@ def follow(request: FitRequest, splits: Splits | None) -> NoReturn:
     hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
     with scratch() as folder:
         fit(
-            request.recipe_for(hardware),
+            request.shared_recipe(hardware),
             Data.of(request.source, splits or request.read()),
             hardware,
             Path(folder),

@@ -25,7 +25,7 @@ SHAPING = ("seed", "target_acc", "max_epochs", "val_size", "workers", "determini
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What `fit` was asked to do; names are resolved, the recipe has a batch that suits the data."""
+    """What `fit` was asked to do; names are resolved, a new run's recipe has a batch that suits the data."""
 
     source: Dataset
     recipe: Recipe
@@ -73,7 +73,7 @@ class FitRequest:
             words += ["--gpus", str(self.gpus)]
         return shlex.join(words)
 
-    def recipe_for(self, hardware: Hardware) -> Recipe:
+    def shared_recipe(self, hardware: Hardware) -> Recipe:
         """The recipe with a batch that the devices can share.
 
         Raises:
@@ -92,7 +92,7 @@ class Job:
     """A training as it will be done.
 
     Attributes:
-        recipe: as these devices train it (`FitRequest.recipe_for`).
+        recipe: as these devices train it (`FitRequest.shared_recipe`).
     """
 
     request: FitRequest

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cifarkit.errors import Stopped
 from cifarkit.followers import follow, is_follower, leave_plan
 from cifarkit.optim.schedules import training_ends
 from cifarkit.pipeline import fits_on_device
-from cifarkit.recipes import Recipe
+from cifarkit.recipes import Recipe, scaled_side
 from cifarkit.request import FitRequest, Job
 from cifarkit.results import EpochRow, FitResult, to_json
 from cifarkit.resuming import Resumed, as_it_was, restore
@@ -130,7 +130,9 @@ def prepare(
     data = Data.of(request.source, splits)
     if check_images:
         check_images(data)
-    return Job(request, request.recipe_for(hardware), data, hardware)
+    recipe = request.shared_recipe(hardware)
+    recipe.check_fits(data.train)
+    return Job(request, recipe, data, hardware)
 
 
 def open_run(
@@ -231,17 +233,19 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
 def work_of(recipe: Recipe, data: Data) -> Callable[[float, float], float]:
     """What it takes to train from one point to another, both counted in epochs, with the validations between
     them: in proportion to the FLOPs."""
-    channels, side, _ = data.preprocessing.image_shape
+    channels, full, _ = data.preprocessing.image_shape
     classes = len(data.preprocessing.classes)
-
-    @cache
-    def cost(side: int) -> float:
-        return count_flops(recipe.model, (channels, side, side), classes)
-
+    # Now, because a training waits for whoever asks.
+    costs = {
+        side: count_flops(recipe.model, (channels, side, side), classes)
+        for side in {scaled_side(full, scale) for scale in recipe.image_scale}
+    }
     # A forward pass is a third of a step.
     validation = len(data.val) / len(data.train) / 3
     early = validation / recipe.val_stride(len(data.val))
-    return partial(recipe.work, side=side, cost=cost, validation=validation, early_validation=early)
+    return partial(
+        recipe.work, side=full, cost=costs.__getitem__, validation=validation, early_validation=early
+    )
 
 
 def _lr_from_range_test(job: Job, terminal: Terminal, out: reports.Folder) -> Recipe:
@@ -270,7 +274,7 @@ def report(training: Training, job: Job, recorder: tracking.RunRecorder, termina
         predictions = subject.predictions(device=job.hardware.device)
         reports.report_evaluation(subject, predictions, out)
         mistakes = reports.report_mistakes(subject, predictions, out).mistakes[: reports.FIGURE_IMAGES]
-        chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes])
+        chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes], predictions)
         try:
             if mistakes:
                 reports.report_cams(subject, out, chosen, device=job.hardware.device)

@@ -54,9 +54,7 @@ def run_bench(
         raise UsageError("bench works on one device; give --gpus 1")
     with terminal.busy(f"reading {source.name}"):
         data = Data.of(source, load_splits(source, data_dir, seed=seed))
-    if not own_batch_size:
-        recipe = recipe.with_batch_for(len(data.train))
-    recipe.check_fits(data.train)
+    recipe = recipe.fitted(data.train, own_batch_size=own_batch_size)
     # Speed does not depend on the rate, so that nobody has to wait for a range test.
     recipe = replace(recipe, lr=recipe.lr or LR_WITHOUT_RANGE_TEST)
     with terminal.busy("measuring the machine"):

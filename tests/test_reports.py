@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,3 +66,8 @@ def test_a_method_that_knows_no_classes_draws_one_map(
     chosen = Chosen(digits.images, tuple("123456"), tuple(predicted.tolist()))
     report_cams(subject, Folder(tmp_path), chosen, method=method)
     assert {len(maps) for maps in panels} == drawn
+    # What the network was heard to say is not asked again: on another device it might say something else.
+    said = np.full((6, 10), 0.02)
+    said[:, 3] = 0.82
+    told = report_cams(subject, Folder(tmp_path), replace(chosen, probabilities=said), method=method)
+    assert {(row.pred_class, row.confidence) for row in told.images} == {("3", 0.82)}

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from cifarkit.console import Terminal
 from cifarkit.data.datasets import DATASETS
+from cifarkit.data.loading import Splits
 from cifarkit.errors import UsageError
 from cifarkit.recipes import RECIPES
 from cifarkit.request import FitRequest, Job
+from cifarkit.session import prepare
 from cifarkit.training.data import Data
 from cifarkit.training.hardware import Hardware
 
@@ -39,7 +42,7 @@ def request_() -> FitRequest:
 @pytest.fixture(scope="module")
 def job(request_: FitRequest) -> Job:
     data, hardware = Data.of(request_.source, request_.read()), Hardware("cpu", 1, 1, "bf16")
-    return Job(request_, request_.recipe_for(hardware), data, hardware)
+    return Job(request_, request_.shared_recipe(hardware), data, hardware)
 
 
 def test_a_plan_brings_the_training_back(request_: FitRequest, job: Job) -> None:
@@ -52,14 +55,14 @@ def test_a_plan_brings_the_training_back(request_: FitRequest, job: Job) -> None
     assert again.recipe.settings() == job.recipe.settings() | {"precision": "bf16"}
     assert again.shaping() == request_.shaping()
     assert (again.source, again.val_size) == (request_.source, 100)
-    assert again.recipe_for(job.hardware) == again.recipe
+    assert again.shared_recipe(job.hardware) == again.recipe
 
 
 def test_a_batch_is_shared_by_the_devices(request_: FitRequest) -> None:
     three = Hardware("cuda", 3, 1, "bf16")
-    assert (request_.recipe.batch_size, request_.recipe_for(three).batch_size) == (500, 498)
+    assert (request_.recipe.batch_size, request_.shared_recipe(three).batch_size) == (500, 498)
     with pytest.raises(UsageError, match="multiple of the 3 devices"):
-        replace(request_, own_batch_size=True).recipe_for(three)
+        replace(request_, own_batch_size=True).shared_recipe(three)
 
 
 def test_a_run_tells_its_images_and_its_plan(request_: FitRequest, job: Job) -> None:
@@ -83,3 +86,9 @@ def test_a_job_says_on_what_it_is_validated(job: Job) -> None:
     assert job.describe().endswith("validating on 100 of the training split, held out")
     sampled = replace(job, recipe=replace(job.recipe, val_sample=40))
     assert sampled.describe().endswith("held out (50 of them before the end)")
+
+
+def test_images_that_make_no_batch_are_refused_before_a_run_is_opened(request_: FitRequest, job: Job) -> None:
+    few = Splits(job.data.train.take(range(499)), job.data.val)
+    with pytest.raises(UsageError, match="a batch of 500 is larger than the 499 training images"):
+        prepare(request_, job.hardware, Terminal(quiet=True), few, None)

@@ -77,7 +77,8 @@ def _root(
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # Not where it is to be ignored, or where another program has a use for it.
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
         signal.signal(signal.SIGINT, _interrupted)
     sys.unraisablehook = _send_again
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":

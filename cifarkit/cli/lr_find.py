@@ -59,9 +59,7 @@ def lr_find(
     # Before the seconds that torch takes to load: most of what can be wrong is wrong here.
     with terminal.busy(f"{chosen.name} on {source.name}: reading the images"):
         splits = load_splits(source, data_dir or default_data_dir(), seed=seed)
-    if batch_size is None:
-        chosen = chosen.with_batch_for(len(splits.train))
-    chosen.check_fits(splits.train)
+    chosen = chosen.fitted(splits.train, own_batch_size=batch_size is not None)
     with terminal.busy("loading torch"):
         from cifarkit import figures, tracking
         from cifarkit.reports import Folder

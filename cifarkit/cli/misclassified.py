@@ -62,7 +62,7 @@ def misclassified(
         from cifarkit.subjects import check_classes
 
         check_classes(network, true, pred)
-        with terminal.progress(f"predicting {network.label}") as update:
+        with terminal.progress(f"looking for mistakes in {network.label}") as update:
             predictions = network.predictions(device=hardware.device, on_batch=update)
         result = report_mistakes(
             network, predictions, out, sort=sort, true_class=true, pred_class=pred, limit=limit

@@ -52,10 +52,7 @@ def list_(
     if runs:
         terminal.show(table)
     else:
-        others = ", ".join(name for name in tracking.experiments(client) if name != experiment)
-        terminal.say(
-            f"no fit in the experiment {experiment!r} yet" + (f"; there are: {others}" if others else "")
-        )
+        terminal.say(f"no fit in the experiment {experiment!r} yet")
     if any(run.seeds > 1 for run in runs):
         terminal.say("of several seeds accuracy and training are the mean")
     for run in runs:

@@ -163,6 +163,16 @@ class Recipe:
             return self
         return dataclasses.replace(self, batch_size=max(1, images // MIN_STEPS_PER_EPOCH))
 
+    def fitted(self, images: ImageSet, *, own_batch_size: bool) -> Recipe:
+        """The recipe for these training images: `with_batch_for` them where nobody asked for a batch size.
+
+        Raises:
+            UsageError: as `check_fits`.
+        """
+        fitted = self if own_batch_size else self.with_batch_for(len(images))
+        fitted.check_fits(images)
+        return fitted
+
     def check_fits(self, images: ImageSet) -> None:
         """That there are enough training images for a batch, that they are square, and that the network takes
         them at their size and at the smallest that training shrinks them to.

@@ -12,6 +12,7 @@ import torch
 
 from cifarkit import figures
 from cifarkit.analysis import CLASSLESS, gradcam
+from cifarkit.analysis.predictions import Predictions
 from cifarkit.data.folder import read_image
 from cifarkit.data.image_set import ImageSet
 from cifarkit.reports.folder import FIGURE_IMAGES, Folder, named
@@ -27,6 +28,7 @@ class Chosen:
         pixels: uint8 (N, H, W, C).
         sources: what to call each: its index or its file.
         labels: true class of each, None where nobody knows.
+        probabilities: float64 (N, classes), what the network says; None where it has not been asked.
         kind: which they are, for the name of a file: ``correct``, all their numbers or files, or empty where
             they are the surest mistakes.
     """
@@ -34,6 +36,7 @@ class Chosen:
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
     sources: tuple[str, ...]
     labels: tuple[int | None, ...]
+    probabilities: np.ndarray[Any, np.dtype[np.float64]] | None = None
     kind: str = ""
 
 
@@ -62,14 +65,26 @@ def choose_images(
     wanted = (predictions.predicted == predictions.labels) == correct
     at = np.flatnonzero(wanted)
     at = at[np.argsort(-predictions.confidence[at], kind="stable")][:limit]
-    chosen = chosen_by_index(subject.images, [int(i) for i in predictions.indices[at]])
+    chosen = chosen_by_index(subject.images, [int(i) for i in predictions.indices[at]], predictions)
     return replace(chosen, kind="correct" if correct else "")
 
 
-def chosen_by_index(images: ImageSet, indices: Sequence[int]) -> Chosen:
-    """Raises: UsageError."""
-    some = images.take(positions(images, indices))
-    return Chosen(some.images, tuple(f"#{i}" for i in indices), tuple(int(label) for label in some.labels))
+def chosen_by_index(
+    images: ImageSet, indices: Sequence[int], predictions: Predictions | None = None
+) -> Chosen:
+    """Images by published index, with what is known of the network's word on the whole split.
+
+    Raises:
+        UsageError: an index is not in the split.
+    """
+    at = positions(images, indices)
+    some = images.take(at)
+    return Chosen(
+        some.images,
+        tuple(f"#{i}" for i in indices),
+        tuple(int(label) for label in some.labels),
+        None if predictions is None else predictions.probabilities[at],
+    )
 
 
 def _from_files(subject: Subject, files: Sequence[Path]) -> Chosen:
@@ -80,7 +95,7 @@ def _from_files(subject: Subject, files: Sequence[Path]) -> Chosen:
         pixels = (pixels @ np.array([0.299, 0.587, 0.114]))[..., None].round().astype(np.uint8)
     sources = tuple(path.name for path in files)
     named = " ".join(str(path).replace(".", "-") for path in files)  # photo.png.png looks odd
-    return Chosen(pixels, sources, (None,) * len(files), f"files {named}")
+    return Chosen(pixels, sources, (None,) * len(files), kind=f"files {named}")
 
 
 def report_cams(
@@ -103,8 +118,10 @@ def report_cams(
     classes = story.preprocessing.classes
     images = story.preprocessing(torch.from_numpy(chosen.pixels).permute(0, 3, 1, 2).to(device))
     layer_name, module, map_size = gradcam.find_layer(network, images, layer)
-    with torch.no_grad():
-        probabilities = network(images).double().softmax(1).cpu().numpy()
+    probabilities = chosen.probabilities
+    if probabilities is None:
+        with torch.no_grad():
+            probabilities = network(images).double().softmax(1).cpu().numpy()
     predicted = [int(i) for i in probabilities.argmax(1)]
     wrong = {
         i: label

@@ -48,8 +48,11 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
     if len(reference) == 32:
         with suppress(Exception):
             return client.get_run(reference)
-    if found is None and (known := experiments(client)):
-        raise RunNotFound(f"there is no experiment {experiment!r}; there are: {', '.join(known)}")
+    if found is None and (others := other_experiments(client)):
+        raise RunNotFound(
+            f"there is no experiment {experiment!r}, only {others}: name one of them with --experiment, or "
+            "run `cifarkit fit` first"
+        )
     runs = _fits(client, found.experiment_id) if found is not None else []
     if reference == "last" and unfinished:
         for run in runs:
@@ -98,10 +101,13 @@ def list_fits(client: Any, experiment: str, limit: int, ends: Ends | None = None
         ends: see `end_vanished`.
 
     Raises:
+        RunNotFound: there is no such experiment, but others.
         TrackingError: the store does not answer.
     """
     try:
         found = client.get_experiment_by_name(check_name(experiment))
+        if found is None and (others := other_experiments(client)):
+            raise RunNotFound(f"there is no experiment {experiment!r}, only {others}")
         if found is None:
             return []
         end_vanished(client, found.experiment_id, ends)
@@ -112,10 +118,11 @@ def list_fits(client: Any, experiment: str, limit: int, ends: Ends | None = None
         raise tracking_error(client.tracking_uri, error) from error
 
 
-def experiments(client: Any) -> list[str]:
-    """The names of all experiments in which something was recorded, the latest first."""
-    every = client.search_experiments(order_by=["last_update_time DESC"])
-    return [each.name for each in every if each.experiment_id != "0"]  # MLflow's own, which holds nothing
+def other_experiments(client: Any) -> str:
+    """The names of the latest experiments, as a sentence lists them; empty where there are none."""
+    every = client.search_experiments(max_results=7, order_by=["last_update_time DESC"])
+    names = [each.name for each in every if each.experiment_id != "0"]  # MLflow's own
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def count_look(client: Any, run: Any) -> int | None:

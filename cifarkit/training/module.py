@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarkit.augment.randomness import mix
-from cifarkit.checkpoint import VAL_LOGITS
+from cifarkit.checkpoint import MAX_LOGITS, VAL_LOGITS
 from cifarkit.models import one_view
 from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import build_scheduler
@@ -24,8 +24,6 @@ from cifarkit.training.totals import Totals, outcomes
 
 # In a checkpoint from within an epoch: what goes on with that epoch needs.
 WITHIN_EPOCH = "within_epoch"
-# As many as a network has weights, at most: so many are kept in a checkpoint.
-MAX_LOGITS = 2_000_000
 
 
 class Classifier(pl.LightningModule):
@@ -193,7 +191,9 @@ class Classifier(pl.LightningModule):
         with looks, torch.autocast(self.device.type, enabled=False):
             logits = self(resize(images, self.side))
         self.val_totals.update(*outcomes(logits, labels))
-        self._heard.append(logits)
+        # Others would make a checkpoint much larger, or be a part of them.
+        if self.trainer.world_size == 1 and self.val_images * logits.shape[1] <= MAX_LOGITS:
+            self._heard.append(logits)
 
     def on_validation_epoch_end(self) -> None:
         if self.val_sampled and self._may_have_reached_target():
@@ -204,8 +204,7 @@ class Classifier(pl.LightningModule):
                 images, labels = (part.to(self.device) for part in batch)
                 self.validation_step((images, labels), number)
         heard, self._heard = self._heard, []
-        few = sum(part.numel() for part in heard) <= MAX_LOGITS
-        if few and not self.val_sampled and self.trainer.world_size == 1:
+        if heard and not self.val_sampled:
             self.val_logits = torch.cat(heard).float()
 
     def _may_have_reached_target(self) -> bool:

@@ -62,10 +62,10 @@ def count_flops(model: str, image_shape: tuple[int, int, int], classes: int) -> 
         UnknownName: no such model.
         UsageError: the images are too small for it.
     """
-    # On the device that computes nothing.
-    network = build_model(model, image_shape, classes).eval().to("meta")
+    with torch.random.fork_rng(devices=[]):  # who asks may be in the middle of a training
+        network = build_model(model, image_shape, classes).eval()
     with one_view(network), FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, *image_shape, device="meta"))
+        network(torch.zeros(1, *image_shape))
     return int(counter.get_total_flops())
 
 

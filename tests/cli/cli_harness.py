@@ -31,48 +31,6 @@ from cifarkit.results import to_dict
 BIN = Path(sys.executable).parent
 COMMAND = (sys.executable, "-m", "cifarkit")
 
-# Every file that a fit leaves in its run.
-ARTIFACTS = {
-    "checkpoints/best.ckpt",
-    "checkpoints/last.ckpt",
-    "model/MLmodel",
-    "summary.txt",
-    *(
-        f"figures/{name}.png"
-        for name in (
-            "augmentation",
-            "calibration",
-            "confusion_matrix",
-            "curves",
-            "examples",
-            "gradcam",
-            "learning_rate",
-            "misclassified",
-            "per_class",
-        )
-    ),
-    *(
-        f"reports/{name}"
-        for name in (
-            "evaluation.json",
-            "fit.json",
-            "gradcam.json",
-            "history.json",
-            "misclassified.csv",
-            "misclassified.json",
-        )
-    ),
-}
-EPOCH_METRICS = (
-    "train/loss",
-    "train/acc",
-    "val/loss",
-    "val/acc",
-    "lr",
-    "images_per_second",
-    "epoch_seconds",
-)
-
 
 @dataclass(frozen=True)
 class Outcome:

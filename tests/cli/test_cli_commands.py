@@ -507,9 +507,11 @@ def test_later_analyses_are_added_to_the_run(cli: Cli, own_trained: Trained) -> 
 
 
 def test_a_list_of_nothing_says_so(cli: Cli, trained: Trained) -> None:
-    outcome = cli("runs", "list", "--experiment", "nosuch", store=trained).succeeded()
+    outcome = cli("runs", "list").succeeded()
     assert outcome.out == ""
-    assert outcome.err.endswith("no fit in the experiment 'nosuch' yet; there are: cifarkit\n")
+    assert outcome.err.endswith("no fit in the experiment 'cifarkit' yet\n")
+    typo = cli("runs", "list", "--experiment", "nosuch", store=trained)
+    assert typo.failed(1, "there is no experiment 'nosuch', only cifarkit").out == ""
 
 
 def test_what_there_is_to_choose_from_is_told(cli: Cli) -> None:

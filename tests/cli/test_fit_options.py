@@ -301,6 +301,8 @@ def test_a_folder_of_images_is_data_like_any_other(cli: Cli, tmp_path: Path) -> 
     stats = cli("data", "stats", name, "--image-size", "20", "--json").succeeded()
     assert stats.validated(results.DataStats)["image_shape"] == [3, 20, 20]
     assert is_picture(tmp_path / cli("data", "preview", name, "--count", "3").succeeded().line)
+    # With a batch that suits so few.
+    cli("lr-find", "--dataset", name, "--image-size", "20", "--steps", "30").succeeded()
 
 
 def test_a_run_in_a_repository_names_its_commit(cli: Cli, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from cli_harness import ARTIFACTS, EPOCH_METRICS, Outcome, Trained, artifact_names, history, is_picture
+from cli_harness import Outcome, Trained, artifact_names, history, is_picture
+from run_store import ARTIFACTS, EPOCH_METRICS
 
 import cifarkit
 from cifarkit import results

@@ -11,9 +11,9 @@ from typing import Any
 import mlflow
 import pytest
 import torch
-from cli_harness import ARTIFACTS, Outcome, artifact_names, history
+from cli_harness import Outcome, artifact_names, history
 from real_process import PATIENCE_SECONDS, environment
-from run_store import Store
+from run_store import ARTIFACTS, Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import mlflow
 import pytest
-from cli_harness import ARTIFACTS, EPOCH_METRICS, Outcome, Screen, Trained, artifact_names, history, run_until
-from run_store import Store
+from cli_harness import Outcome, Screen, Trained, artifact_names, history, run_until
+from run_store import ARTIFACTS, EPOCH_METRICS, Store
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -244,7 +244,7 @@ def test_an_unknown_run(client: Any, add_run: Any, reference: str) -> None:
 @pytest.mark.parametrize("reference", ["last", "zzz"])
 def test_an_unknown_experiment(client: Any, add_run: Any, reference: str) -> None:
     add_run()
-    with pytest.raises(RunNotFound, match="there is no experiment 'tril'; there are: trial"):
+    with pytest.raises(RunNotFound, match=r"there is no experiment 'tril', only trial.*`cifarkit fit` first"):
         find_run(client, reference, "tril")
 
 

@@ -357,6 +357,10 @@ def test_absurd_images_get_no_network(edited: Any, shape: tuple[int, int, int]) 
         lambda content: content.update(val_logits=[0.0]),
         lambda content: content.update(val_logits=torch.zeros(100, 9)),
         lambda content: content.update(val_logits=torch.full((100, 10), torch.nan)),
+        lambda content: content.update(val_logits=torch.zeros(1, 10).expand(2**45, 10)),
+        lambda content: content.update(val_logits=torch.zeros(1, 10).expand(100, 10)),
+        lambda content: content.update(val_logits=torch.zeros(100, 10, device="meta")),
+        lambda content: content.update(val_logits=torch.zeros(100, 10, requires_grad=True)),
     ],
     ids=[
         "no-weights",
@@ -368,6 +372,10 @@ def test_absurd_images_get_no_network(edited: Any, shape: tuple[int, int, int]) 
         "no-logits",
         "other-classes",
         "no-numbers",
+        "endless",
+        "repeated",
+        "nowhere",
+        "to-be-trained",
     ],
 )
 def test_weights_and_logits_that_do_not_fit(edited: Any, change: Any) -> None:
