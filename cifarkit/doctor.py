@@ -75,7 +75,9 @@ def examine(
             except Exception as error:  # a check that fails is a finding, too
                 if debug:
                     traceback.print_exc()
-                findings.append(Finding(what, FAIL, tracking.reason(error), "--debug shows where"))
+                # What we raise ourselves says what to do.
+                remedy = "do what it says" if isinstance(error, CifarkitError) else "--debug shows where"
+                findings.append(Finding(what, FAIL, tracking.reason(error), remedy))
 
     look("packages", packages)
     look("device", lambda: device(gpus))

@@ -148,7 +148,7 @@ class Job:
         train, val = self.data.train, self.data.val
         split = "test split" if val.split == "test" else "training split, held out"
         stride = self.recipe.val_stride(len(val))
-        early = f" ({len(val) // stride:,} of them before the end)" if stride > 1 else ""
+        early = f", on {len(val) // stride:,} of them before the end" if stride > 1 else ""
         return (
             f"training on {len(train):,} images in batches of {self.recipe.batch_size}, "
             f"validating on {len(val):,} of the {split}{early}"

@@ -29,13 +29,13 @@ class Subject:
 
     Attributes:
         data: one split of a data set; None where it is asked about image files.
-        test_looks: see `results.Evaluation`.
+        note_look: notes that the images are measured on, and tells `results.Evaluation.test_looks`.
     """
 
     checkpoint: Checkpoint
     data: ImageSet | None
     run_id: str | None = None
-    test_looks: int | None = None
+    note_look: Callable[[], int | None] = lambda: None
 
     @property
     def story(self) -> Story:

@@ -515,11 +515,20 @@ def test_points_of_a_sample_are_open() -> None:
 def test_seeds_are_told_with_mean_interval_and_target() -> None:
     figure = figures.seeds(fits(5, 0.705))
     said = texts(figure)
-    assert "digits, recipe digits, 5 seeds: 70.80% ± 0.84%" in said
-    assert {"mean 70.80%", "its 95% interval", "target 70.50%", "val accuracy"} <= set(said)
+    assert "digits, recipe digits, 5 seeds: mean 70.80%, standard deviation 0.84%" in said
+    assert {
+        "mean 70.80%",
+        "its 95% interval",
+        "target 70.50%",
+        "val accuracy",
+        "val accuracy, last epoch",
+    } <= set(said)
     ends = figure.axes[1]
-    (points,) = (line for line in ends.lines if line.get_marker() == "o")
-    assert list(points.get_ydata()) == pytest.approx([0.7, 0.71, 0.72, 0.7, 0.71])
+    (points,) = ends.collections
+    assert [end for _, end in points.get_offsets()] == pytest.approx([0.7, 0.71, 0.72, 0.7, 0.71])
+    # Each seed has its colour on both sides.
+    courses = [line.get_color() for line in figure.axes[0].lines if line.get_marker() != "o"]
+    assert [to_rgba(colour) for colour in courses] == [tuple(colour) for colour in points.get_facecolor()]
     assert [label.get_text() for label in ends.get_xticklabels()] == list("01234")
     alone = texts(figures.seeds(fits(1)))
     assert "its 95% interval" not in alone

@@ -59,6 +59,7 @@ def test_a_method_that_knows_no_classes_draws_one_map(
         label="",
         variant=(),
         run_id=None,
+        note_look=lambda: None,
     )
     with torch.no_grad():
         predicted = network(preprocessing(torch.from_numpy(digits.images).permute(0, 3, 1, 2))).argmax(1)

@@ -85,7 +85,7 @@ def test_a_run_records_every_setting_of_its_recipe(job: Job) -> None:
 def test_a_job_says_on_what_it_is_validated(job: Job) -> None:
     assert job.describe().endswith("validating on 100 of the training split, held out")
     sampled = replace(job, recipe=replace(job.recipe, val_sample=40))
-    assert sampled.describe().endswith("held out (50 of them before the end)")
+    assert sampled.describe().endswith("held out, on 50 of them before the end")
 
 
 def test_images_that_make_no_batch_are_refused_before_a_run_is_opened(request_: FitRequest, job: Job) -> None:

@@ -33,7 +33,7 @@ def bench(
     gpus: options.Gpus = None,
     precision: options.Precision = None,
     data_dir: options.DataDir = None,
-    image_size: options.ImageSize = 32,
+    image_size: options.ImageSize = None,
     output: options.Output = Path("figures"),
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cifarkit.augment.policies import find_policy
-from cifarkit.errors import UnknownName
+from cifarkit.errors import UnknownName, UsageError
 from cifarkit.models import find_model
 from cifarkit.optim import OPTIMIZERS
 from cifarkit.recipes import Recipe, find_recipe, recipe_for
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def resolve(
     dataset: str,
     recipe: str | None,
-    image_size: int,
+    image_size: int | None,
     *,
     target_acc: float | None = None,
     gpus: int | None = None,
@@ -34,9 +34,7 @@ def resolve(
         UnknownName: data set, recipe, model, policy or optimizer.
         UsageError: a value no training can use.
     """
-    from cifarkit.data.datasets import find_dataset  # brings numpy, which --help need not wait for
-
-    source = find_dataset(dataset, image_size)
+    source = find_source(dataset, image_size)
     replaced = {name for name, value in overrides.items() if value is not None}
     if recipe is None:
         recipe = source.recipe
@@ -48,6 +46,26 @@ def resolve(
     if chosen.optimizer not in OPTIMIZERS:
         raise UnknownName("optimizer", chosen.optimizer, OPTIMIZERS)
     return source, chosen
+
+
+def find_source(dataset: str, image_size: int | None) -> Dataset:
+    """The data set, with the images of a folder at the size asked for.
+
+    Raises:
+        UnknownName: no such data set.
+        UsageError: a size for images that have another.
+    """
+    from cifarkit.data.datasets import find_dataset  # brings numpy, which --help need not wait for
+
+    if image_size is None:
+        return find_dataset(dataset)
+    source = find_dataset(dataset, image_size)
+    side = source.image_shape[1]
+    if image_size != side:
+        raise UsageError(
+            f"--image-size is for folder:PATH; the images of {dataset} are {side} x {side} pixels"
+        )
+    return source
 
 
 def _likely_device(gpus: int | None) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from cifarkit.augment.policies import POLICIES, find_policy
 from cifarkit.cli import options
+from cifarkit.cli.choices import find_source
 from cifarkit.console import Terminal
 from cifarkit.errors import DataError
 from cifarkit.recipes import find_recipe
@@ -45,17 +46,16 @@ def download(
 def verify(
     dataset: Name = "cifar10",
     data_dir: options.DataDir = None,
-    image_size: options.ImageSize = 32,
+    image_size: options.ImageSize = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Re-read every file and say what is missing or damaged. Exit code 1 if anything is."""
     from cifarkit.data import loading
-    from cifarkit.data.datasets import find_dataset
 
     terminal = Terminal(json=json, quiet=quiet)
-    source = find_dataset(dataset, image_size)
+    source = find_source(dataset, image_size)
     with terminal.busy(f"reading {source.name}"):
         report = loading.verify(source, data_dir or loading.default_data_dir())
     bad = [file for file in report.files if file.status != "ok"]
@@ -74,17 +74,16 @@ def verify(
 def stats(
     dataset: Name = "cifar10",
     data_dir: options.DataDir = None,
-    image_size: options.ImageSize = 32,
+    image_size: options.ImageSize = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Count classes and compute mean and standard deviation. Stdout gets a table."""
     from cifarkit.data import loading
-    from cifarkit.data.datasets import find_dataset
 
     terminal = Terminal(json=json, quiet=quiet)
-    source = find_dataset(dataset, image_size)
+    source = find_source(dataset, image_size)
     with terminal.busy(f"reading {source.name}"):
         result = loading.stats(source, data_dir or loading.default_data_dir())
     terminal.answer(result, _stats_table(result))
@@ -116,17 +115,16 @@ def preview(
     seed: options.Seed = 0,
     output: options.Output = Path("figures"),
     data_dir: options.DataDir = None,
-    image_size: options.ImageSize = 32,
+    image_size: options.ImageSize = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Draw raw and augmented images with their class names. Stdout gets the figure's path."""
     from cifarkit.data import loading
-    from cifarkit.data.datasets import find_dataset
 
     terminal = Terminal(json=json, quiet=quiet)
-    source = find_dataset(dataset, image_size)
+    source = find_source(dataset, image_size)
     policy = policy or find_recipe(source.recipe).policy
     find_policy(policy)
     data_dir = data_dir or loading.default_data_dir()

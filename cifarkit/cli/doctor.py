@@ -15,7 +15,7 @@ def doctor(
     recipe: options.Recipe = None,
     policy: options.Policy = None,
     data_dir: options.DataDir = None,
-    image_size: options.ImageSize = 32,
+    image_size: options.ImageSize = None,
     gpus: options.Gpus = None,
     tracking_uri: options.TrackingUri = None,
     json: options.Json = False,

@@ -77,6 +77,8 @@ FIXED_BY_RUN = (
     "compile",
 )  # fmt: skip
 
+LOOK_AT_IT = "look at it with `mlflow ui`, ask it with `cifarkit eval`, `misclassified`, `gradcam`"
+
 
 def fit(
     context: typer.Context,
@@ -113,7 +115,7 @@ def fit(
         options.option("--resume", "Go on with this run: an id, a prefix, or 'last' for the latest."),
     ] = None,
     data_dir: options.DataDir = None,
-    image_size: options.ImageSize = 32,
+    image_size: options.ImageSize = None,
     experiment: options.Experiment = "cifarkit",
     run_name: options.RunName = None,
     tracking_uri: options.TrackingUri = None,
@@ -157,7 +159,7 @@ def fit(
     data_dir = data_dir or default_data_dir()
     if resume is None:
         # Before the seconds that torch takes to load: most of what can be wrong is wrong here.
-        with terminal.busy(f"{chosen.name} on {source.name}: reading the images"):
+        with terminal.busy(f"{source.name} with recipe {chosen.name}: reading the images"):
             splits = load_splits(source, data_dir, val_size, seed)
         chosen = chosen.fitted(splits.train, own_batch_size=batch_size is not None)
     with terminal.busy("loading torch, Lightning and MLflow"):
@@ -189,7 +191,7 @@ def fit(
     interrupted = repeated = None
     if resume is not None and not is_follower():
         with terminal.busy("looking up the run to go on with"):
-            client = connect(tracking_uri)
+            client = connect(tracking_uri, create=False)
             interrupted = find_interrupted(resume, experiment, client, terminal)
             repeated = find_repeated(interrupted, client, request)
     if repeated or (runs > 1 and resume is None):
@@ -285,11 +287,12 @@ def _tell_runs(terminal: Terminal, summary: FitRuns) -> None:
     for heading in (plural(len(summary.seeds), "seed"), "mean", "deviation", "95% interval of the mean"):
         table.add_column(heading, justify="left" if heading.endswith("seeds") else "right")
     split = summary.fits[0].val_split
-    measured(f"{split} accuracy", summary.accuracy, percent)
+    measured(f"{split} accuracy, last epoch", summary.accuracy, percent)
     measured("training seconds", summary.train_seconds, "{:.1f}".format)
     if summary.time_to_target_seconds:
         measured("seconds to target", summary.time_to_target_seconds, "{:.1f}".format)
     terminal.show(table)
+    terminal.say(LOOK_AT_IT)
     terminal.answer(summary, str(summary.run_id))
     missed = len(summary.seeds) - (summary.targets_reached or 0)
     if summary.targets_reached is not None and missed:
@@ -305,4 +308,4 @@ def _say(terminal: Terminal, result: FitResult) -> None:
     )
     if result.time_to_target_seconds is not None:
         terminal.say(f"target reached after {duration(result.time_to_target_seconds)}")
-    terminal.say("look at it with `mlflow ui`, ask it with `cifarkit eval`, `misclassified`, `gradcam`")
+    terminal.say(LOOK_AT_IT)

@@ -9,7 +9,7 @@ import typer
 
 from cifarkit.analysis import METHODS
 from cifarkit.cli import options, subject
-from cifarkit.console import Terminal, plural
+from cifarkit.console import Terminal, percent, plural
 from cifarkit.errors import DataError, UnknownName, UsageError
 
 
@@ -51,6 +51,8 @@ def gradcam(
     debug: options.Debug = False,
 ) -> None:
     """Draw class activation maps over misclassified images. Stdout gets the figure's path."""
+    from cifarkit.data.folder import read_image  # brings numpy, which --help need not wait for
+
     if sum(map(bool, (files, index, correct))) > 1:
         raise UsageError("choose one of image files, --index and --correct")
     if method not in METHODS:
@@ -58,6 +60,7 @@ def gradcam(
     for file in files or ():
         if not file.exists():
             raise DataError(f"{file}: no such file")
+        read_image(file, size=32)  # before torch is loaded, which takes seconds
     terminal = Terminal(json=json, quiet=quiet)
     with subject.opened(
         terminal,
@@ -94,5 +97,7 @@ def gradcam(
     flagged = sum(bool(row.flags) for row in result.images)
     if flagged:
         terminal.warn(f"{flagged} of {len(result.images)} images have maps that say nothing; they are marked")
+    for row in result.images if files else ():
+        terminal.say(f"{row.source}: {row.pred_class} ({percent(row.confidence)})")
     terminal.say(f"{method} at layer {result.layer}, map {result.map_size[0]}x{result.map_size[1]}")
     terminal.answer(result, result.figure)

@@ -30,7 +30,7 @@ def lr_find(
     seed: options.Seed = 0,
     gpus: options.Gpus = None,
     data_dir: options.DataDir = None,
-    image_size: options.ImageSize = 32,
+    image_size: options.ImageSize = None,
     output: options.Output = Path("figures"),
     experiment: options.Experiment = "cifarkit",
     run_name: options.RunName = None,
@@ -57,7 +57,7 @@ def lr_find(
     check_range(min_lr, max_lr, steps)
     check_rule(rule)
     # Before the seconds that torch takes to load: most of what can be wrong is wrong here.
-    with terminal.busy(f"{chosen.name} on {source.name}: reading the images"):
+    with terminal.busy(f"{source.name} with recipe {chosen.name}: reading the images"):
         splits = load_splits(source, data_dir or default_data_dir(), seed=seed)
     chosen = chosen.fitted(splits.train, own_batch_size=batch_size is not None)
     with terminal.busy("loading torch"):

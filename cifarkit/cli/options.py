@@ -25,8 +25,14 @@ Dataset = Annotated[
     str, option("--dataset", "cifar10, cifar100, mnist, fashion-mnist, digits or folder:PATH.")
 ]
 ImageSize = Annotated[
-    int,
-    option("--image-size", "Side in pixels to which folder images are scaled and cropped.", min=8, max=512),
+    int | None,
+    option(
+        "--image-size",
+        "Side in pixels to which folder images are scaled and cropped.",
+        min=8,
+        max=512,
+        show_default="32",
+    ),
 ]
 Seed = Annotated[int, option("--seed", "Seed of everything random.", min=0)]
 Experiment = Annotated[str, option("--experiment", "MLflow experiment to record in or look in.")]

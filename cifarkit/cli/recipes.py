@@ -18,7 +18,8 @@ def recipes(json: options.Json = False, quiet: options.Quiet = False, debug: opt
     table.add_column()
     for recipe in RECIPES.values():
         settings = f"{recipe.model}, {recipe.optimizer}, {recipe.epochs} epochs, batch {recipe.batch_size}"
-        measured = [_measured(evidence, recipe.epochs) for evidence in recipe.evidence]
+        by_length = sorted(recipe.evidence, key=lambda evidence: evidence.epochs)
+        measured = [_measured(evidence, recipe.epochs) for evidence in by_length]
         lines = (recipe.description, settings, *(measured or ["not yet measured"]))
         table.add_row(recipe.name, "\n".join(lines))
     terminal.show(table)

@@ -36,7 +36,7 @@ def list_(
     with terminal.busy("asking the store"):
         from cifarkit import tracking
 
-        client = tracking.connect(tracking_uri)
+        client = tracking.connect(tracking_uri, create=False)
         runs = tracking.list_fits(client, experiment, limit, tracking.noted_ends())
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for heading in ("run", "began", "status"):
@@ -54,7 +54,7 @@ def list_(
     else:
         terminal.say(f"no fit in the experiment {experiment!r} yet")
     if any(run.seeds > 1 for run in runs):
-        terminal.say("of several seeds accuracy and training are the mean")
+        terminal.say("of several seeds, accuracy is the mean of their last epochs and training the mean")
     for run in runs:
         if run.reason:  # under the table, where there is room for it
             terminal.say(f"{run.run_id[:8]} failed: {run.reason.splitlines()[0]}")

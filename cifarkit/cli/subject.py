@@ -3,9 +3,11 @@ its images, and back into the run."""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +54,14 @@ def opened(
         check_split(split)
     if checkpoint is not None and not checkpoint.is_file():
         raise CheckpointError(f"no checkpoint at {checkpoint}")
+    if checkpoint is not None and not zipfile.is_zipfile(checkpoint):
+        raise CheckpointError(f"{checkpoint} is damaged or not a checkpoint")
     found = None
     if checkpoint is None:
         with terminal.busy("looking up the run"):
             from cifarkit import tracking
 
-            client = tracking.connect(tracking_uri)
+            client = tracking.connect(tracking_uri, create=False)
             found = tracking.find_run(client, "last" if run is None else run, experiment)
             run_id = found.info.run_id
         if seeds := found.data.tags.get(tracking.RUNS):
@@ -80,7 +84,7 @@ def opened(
         path = checkpoint_of_run(client, found, Path(folder))
         subject = open_subject(path, data_dir, run_id=run_id, **places)
         if subject.data is not None and subject.data.split == "test":
-            subject = replace(subject, test_looks=tracking.count_look(client, found))
+            subject = replace(subject, note_look=partial(tracking.count_look, client, found))
     out = Folder(output / run_id[:8])
     yield subject, out, hardware
     with terminal.busy(f"adding the results to run {run_id[:8]}"):

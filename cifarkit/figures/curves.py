@@ -162,13 +162,13 @@ def training_curves(rows: Sequence[EpochRow], target_acc: float | None = None, s
                 epochs[best],
                 values[best],
                 marker="*",
-                markersize=11,
+                markersize=15,
                 color=VERMILLION,
                 markeredgecolor="white",
                 linestyle="",
                 label=f"best: {value}epoch {epochs[best]}",
                 gid="best",
-                zorder=5,
+                zorder=1.5,  # seen behind the point that it marks
             )
     if target_acc is not None:
         acc_ax.axhline(

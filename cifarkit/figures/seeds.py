@@ -6,7 +6,18 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from cifarkit.figures.canvas import BLUE, INK, SKY, VERMILLION, finish, new_figure, percent, plain, tidy
+from cifarkit.figures.canvas import (
+    BLUE,
+    CYCLE,
+    INK,
+    SKY,
+    VERMILLION,
+    finish,
+    new_figure,
+    percent,
+    plain,
+    tidy,
+)
 from cifarkit.results import FitRuns, short_name
 
 # As many names of seeds find room below the axis.
@@ -19,14 +30,17 @@ def seeds(summary: FitRuns) -> Figure:
     first = summary.fits[0]
     figure = new_figure(9, 3.6)
     course, ends = figure.subplots(1, 2)
-    for ax in (course, ends):
+    for ax, which in ((course, ""), (ends, ", last epoch")):
         tidy(ax, grid="y")
-        ax.set_ylabel(f"{plain(first.val_split)} accuracy", fontsize=9)
-    for fit in summary.fits:
+        ax.set_ylabel(f"{plain(first.val_split)} accuracy{which}", fontsize=9)
+    # Of few seeds each has a colour of its own on both sides.
+    few = len(summary.fits) <= len(CYCLE)
+    colours = [CYCLE[at] if few else BLUE for at in range(len(summary.fits))]
+    for fit, colour in zip(summary.fits, colours, strict=True):
         epochs = [row.epoch for row in fit.rows]
         accuracies = [row.val_acc for row in fit.rows]
-        course.plot(epochs, accuracies, color=BLUE, alpha=0.5, linewidth=1)
-        course.plot(epochs[-1], accuracies[-1], color=BLUE, marker="o", markersize=3.5)
+        course.plot(epochs, accuracies, color=colour, alpha=0.8 if few else 0.4, linewidth=1.2)
+        course.plot(epochs[-1], accuracies[-1], color=colour, marker="o", markersize=3.5)
     course.yaxis.set_major_formatter(PercentFormatter(1.0))
     course.set_xlabel("epoch", fontsize=9)
     course.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -39,7 +53,8 @@ def seeds(summary: FitRuns) -> Figure:
     if first.target_acc is not None:
         label = f"target {percent(first.target_acc, 2)}"
         ends.axhline(first.target_acc, color=VERMILLION, linewidth=1, linestyle="--", label=label)
-    ends.plot(places, [fit.last_val_acc for fit in summary.fits], "o", color=BLUE, markersize=5, zorder=3)
+    last = [fit.last_val_acc for fit in summary.fits]
+    ends.scatter(places, last, color=colours, s=28, zorder=3)
     step = -(-len(places) // NAMED_SEEDS)
     ends.set_xticks(places[::step], [str(seed) for seed in summary.seeds[::step]])
     ends.set_xlim(-0.5, len(places) - 0.5)
@@ -50,6 +65,6 @@ def seeds(summary: FitRuns) -> Figure:
         fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, columnspacing=1.2
     )
     several = len(summary.fits) > 1
-    deviation = f" ± {100 * summary.accuracy.std:.2f}%" if several else ""
+    deviation = f", standard deviation {percent(summary.accuracy.std, 2)}" if several else ""
     title = f"{short_name(first.dataset)}, recipe {first.recipe}, {len(places)} seed{'s' * several}: "
-    return finish(figure, title + percent(mean, 2) + deviation)
+    return finish(figure, f"{title}mean {percent(mean, 2)}{deviation}")

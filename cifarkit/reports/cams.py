@@ -114,6 +114,7 @@ def report_cams(
         UnknownName: no such method or layer.
         UsageError: the layer has no map.
     """
+    subject.note_look()
     story, network = subject.story, subject.checkpoint.network.to(device)
     classes = story.preprocessing.classes
     images = story.preprocessing(torch.from_numpy(chosen.pixels).permute(0, 3, 1, 2).to(device))

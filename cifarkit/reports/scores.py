@@ -22,7 +22,7 @@ def report_evaluation(
         model=subject.story.settings["model"],
         tta=tta,
         run_id=subject.run_id,
-        test_looks=subject.test_looks,
+        test_looks=subject.note_look(),
     )
     variant = (*subject.variant, "tta" if tta else None)
     out.figure(named("confusion_matrix", *variant), figures.confusion_matrix(scores))
@@ -47,6 +47,7 @@ def report_mistakes(
     Raises:
         UnknownName: no such class or sort order.
     """
+    subject.note_look()
     mistakes = find_mistakes(predictions, sort=sort, true_class=true_class, pred_class=pred_class)
     shown = mistakes[:limit]
     total = int((predictions.predicted != predictions.labels).sum())

@@ -187,7 +187,9 @@ class RunRecorder:
 
             monitor = SystemMetricsMonitor(run.info.run_id, WATCH_SECONDS, tracking_uri=self.uri)
             monitor.collect_metrics()  # the first share of the processors' time is that since now
-            while not self._closing.wait(monitor.sampling_interval):
+            wait = 1.0  # so that short runs have some, too
+            while not self._closing.wait(wait):
+                wait = monitor.sampling_interval
                 for each in monitor.monitors:
                     each.clear_metrics()
                 monitor.collect_metrics()

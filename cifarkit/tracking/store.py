@@ -31,23 +31,26 @@ def quiet_import() -> Any:
     return mlflow
 
 
-def connect(uri: str | None) -> Any:
-    """A client of the tracking store, created if it is a local one that does not exist yet.
+def connect(uri: str | None, *, create: bool = True) -> Any:
+    """A client of the tracking store.
 
     Args:
         uri: a server's or store's address; None takes ``MLFLOW_TRACKING_URI``, else MLflow's default,
             ``mlflow.db`` in the current folder.
+        create: make a local one that does not exist yet.
 
     Raises:
-        TrackingError: the store does not answer, or cannot be written.
+        TrackingError: the store does not answer, cannot be written, or does not exist.
     """
     from filelock import FileLock
 
     mlflow = quiet_import()
     uri = resolve_uri(uri)
+    database = Path(uri.removeprefix("sqlite:///"))
+    if not create and uri.startswith("sqlite:///") and not database.exists():
+        raise TrackingError(f"no finished fit yet: there is no store at {database}; run `cifarkit fit` first")
     try:
         if uri.startswith("sqlite:///"):
-            database = Path(uri.removeprefix("sqlite:///"))
             # Two processes that create the tables at the same time would trip over each other.
             with FileLock(database.with_name(f".{database.name}.lock")):
                 if not database.exists():

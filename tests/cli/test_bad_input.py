@@ -62,6 +62,8 @@ WRONG_USAGE = [
     ("lr-find --dataset digits --steps 3", ["at least 10 steps"]),
     ("lr-find --dataset digits --batch-size 5000", ["larger than the 1437 training images"]),
     ("data preview digits --count 0", ["--count"]),
+    ("fit --dataset digits --image-size 64", ["--image-size is for folder:PATH", "digits are 8 x 8"]),
+    ("data stats mnist --image-size 8", ["--image-size is for folder:PATH", "mnist are 28 x 28"]),
     ("summary small-cnn --channels 7", ["--channels"]),
     ("summary speednet --image-size 8", ["at least 9 x 9", "small-cnn"]),
     ("fit --dataset digits --model speednet", ["speednet needs images of at least 9 x 9 pixels"]),
@@ -380,7 +382,6 @@ def test_a_server_that_does_not_answer(command: str, cli: Cli, closed_port: int)
     ("command", "address"),
     [
         (FIT, "sqlite:///{file}/mlflow.db"),
-        ("eval", "sqlite:///{file}/mlflow.db"),
         ("eval", "sqlite:///{file}"),
         ("eval", "nosuch://x"),
     ],
@@ -416,6 +417,13 @@ def test_what_the_store_does_not_take_is_kept(cli: Cli, tmp_path: Path) -> None:
     assert Store(tmp_path).statuses == ["FINISHED"]
     cli("eval", "--checkpoint", kept / "checkpoints" / "best.ckpt").succeeded()
     assert leftovers(kept) == []
+
+
+def test_asking_makes_no_store(cli: Cli, tmp_path: Path) -> None:
+    for command in ("eval", "runs list", "fit --resume last"):
+        outcome = cli(*command.split(), "--tracking-uri", f"sqlite:///{tmp_path}/nowhere/mlflow.db")
+        outcome.failed(1, f"there is no store at {tmp_path}/nowhere/mlflow.db")
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- debugging ------------------------------------------------------------------------------------

@@ -464,6 +464,21 @@ def test_other_questions_do_not_replace_the_runs_own_answers(cli: Cli, own_train
     }
 
 
+def test_what_is_refused_is_no_look_at_the_test_split(cli: Cli, own_trained: Trained) -> None:
+    def looks() -> int:
+        found: int = cli("eval", "--json", store=own_trained).succeeded().data["test_looks"]
+        return found
+
+    before = looks()
+    for line in ("gradcam --index 99999", "gradcam --layer nope", "misclassified --true 77"):
+        cli(*line.split(), store=own_trained).failed(2)
+    cli("eval", "--split", "train", store=own_trained).succeeded()
+    assert looks() == before + 1
+    for line in ("misclassified", "gradcam --limit 1"):
+        cli(*line.split(), store=own_trained).succeeded()
+    assert looks() == before + 4
+
+
 def test_a_run_and_a_checkpoint_are_one_too_many(cli: Cli, trained: Trained) -> None:
     cli("eval", "--run", "last", "--checkpoint", trained.checkpoint, store=trained).failed(2, "choose one")
 
@@ -507,9 +522,8 @@ def test_later_analyses_are_added_to_the_run(cli: Cli, own_trained: Trained) -> 
 
 
 def test_a_list_of_nothing_says_so(cli: Cli, trained: Trained) -> None:
-    outcome = cli("runs", "list").succeeded()
-    assert outcome.out == ""
-    assert outcome.err.endswith("no fit in the experiment 'cifarkit' yet\n")
+    assert cli("runs", "list").failed(1, "no finished fit yet", "no store at", "`cifarkit fit`").out == ""
+    assert not (trained.folder.parent / "mlflow.db").exists()
     typo = cli("runs", "list", "--experiment", "nosuch", store=trained)
     assert typo.failed(1, "there is no experiment 'nosuch', only cifarkit").out == ""
 

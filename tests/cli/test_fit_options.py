@@ -157,7 +157,7 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
     ]
     assert listed[-1]["val_acc"] == pytest.approx(summary["accuracy"]["mean"])
     assert listed[-1]["train_seconds"] == pytest.approx(summary["train_seconds"]["mean"])
-    assert "of several seeds accuracy and training are the mean" in cli("runs", "list").err
+    assert "of several seeds, accuracy is the mean of their last epochs" in cli("runs", "list").err
     # The parent is asked like any other run, and answers with the best of its trainings.
     best = max(fit["best_val_acc"] for fit in fits)
     assert cli("eval").succeeded().line == f"{best:.4f}"
