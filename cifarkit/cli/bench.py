@@ -80,7 +80,7 @@ def _show(terminal: Terminal, result: BenchResult) -> None:
     table.add_column(result.hardware)
     table.add_column("measured", justify="right")
     table.add_column("share", justify="right")
-    table.add_column("")
+    table.add_column("images/s, logarithmic")
     fastest = max((row.value for row in result.rows if row.unit == "images/s"), default=1.0)
     for row in result.rows:
         share = "" if row.share is None else f"{100 * row.share:.1f}%"
