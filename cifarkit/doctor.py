@@ -27,7 +27,7 @@ from cifarkit.console import Terminal, plural
 from cifarkit.data.datasets import Dataset
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.loading import load_splits, verify
-from cifarkit.errors import CifarkitError, UsageError
+from cifarkit.errors import CifarkitError, DataError, UsageError
 from cifarkit.pipeline import as_tensors
 from cifarkit.recipes import Recipe
 from cifarkit.results import Diagnosis, Finding
@@ -75,8 +75,8 @@ def examine(
             except Exception as error:  # a check that fails is a finding, too
                 if debug:
                     traceback.print_exc()
-                # What we raise ourselves says what to do.
-                remedy = "do what it says" if isinstance(error, CifarkitError) else "--debug shows where"
+                data = isinstance(error, DataError)
+                remedy = "check --dataset and --data-dir" if data else "--debug shows where"
                 findings.append(Finding(what, FAIL, tracking.reason(error), remedy))
 
     look("packages", packages)

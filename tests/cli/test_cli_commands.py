@@ -202,6 +202,9 @@ def test_doctor_fails_where_training_would(cli: Cli, tmp_path: Path) -> None:
     outcome.failed(1, "not fit to train: device, data files, tracking")
     assert outcome.out == "fail\n"
     assert "-> cifarkit data download cifar10" in outcome.err
+    outcome = cli("doctor", "--dataset", "folder:nowhere")
+    assert outcome.code == 1
+    assert "check --dataset and --data-dir" in " ".join(outcome.err.split())
 
 
 def test_sync_says_what_it_could_not_send(cli: Cli, tmp_path: Path) -> None:
