@@ -124,10 +124,8 @@ def fit(
     debug: options.Debug = False,
 ) -> None:
     """Train for a number of epochs or to a target accuracy. Stdout gets the run id."""
-    from cifarkit.data.loading import (  # brings numpy, which --help need not wait for
-        default_data_dir,
-        load_splits,
-    )
+    # Brings numpy, which --help need not wait for.
+    from cifarkit.data.loading import default_data_dir, load_splits
 
     terminal = Terminal(json=json, quiet=quiet)
     check_target(target_acc)

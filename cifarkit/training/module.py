@@ -208,8 +208,8 @@ class Classifier(pl.LightningModule):
             self.val_logits = torch.cat(heard).float()
 
     def _may_have_reached_target(self) -> bool:
-        """Whether that many images may say as much by chance where all would say so: three times in a
-        thousand they say less."""
+        """Whether all images may reach it: a sample of them falls three deviations short about once in a
+        thousand times."""
         if self.target_acc is None:
             return False
         _, accuracy = self.val_totals.compute()
