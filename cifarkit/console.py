@@ -125,8 +125,9 @@ class Terminal:
             print(text, flush=True)
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.2f}%"
+def percent(share: float, *, about: bool = False) -> str:
+    """``91.23%``; of a sample only ``~91.2%``."""
+    return f"~{100 * share:.1f}%" if about else f"{100 * share:.2f}%"
 
 
 def plural(count: int, noun: str) -> str:
@@ -269,9 +270,10 @@ class EpochTable:
         return pace * self.work(row.epoch, self._end(row.epoch))
 
     def _line(self, row: EpochRow, best: bool) -> str:
+        val_acc = percent(row.val_acc, about=row.val_sampled)
         return (
             f"{row.epoch:>5}   {row.train_loss:>10.4f}  {percent(row.train_acc):>9} {row.val_loss:>10.4f} "
-            f"{_accuracy(row):>9} {row.lr:>10.2e} {row.images_per_second:>9,.0f} "
+            f"{val_acc:>9} {row.lr:>10.2e} {row.images_per_second:>9,.0f} "
             f"{duration(row.epoch_seconds):>6} {duration(self._left(row)):>5}" + (" *" if best else "")
         )
 
@@ -303,7 +305,7 @@ class EpochTable:
                 f"{row.train_loss:.4f}",
                 percent(row.train_acc),
                 f"{row.val_loss:.4f}",
-                _accuracy(row) + (" ★" if mark else ""),
+                percent(row.val_acc, about=row.val_sampled) + (" ★" if mark else ""),
                 f"{row.lr:.2e}",
                 f"{row.images_per_second:,.0f}",
                 duration(row.epoch_seconds),
@@ -311,8 +313,3 @@ class EpochTable:
                 style="bold green" if mark else "",
             )
         return Group(table, self.bar) if self.bar.tasks else Group(table)
-
-
-def _accuracy(row: EpochRow) -> str:
-    """Of a sample of the validation images only about."""
-    return f"~{100 * row.val_acc:.1f}%" if row.val_sampled else percent(row.val_acc)

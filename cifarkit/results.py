@@ -203,7 +203,8 @@ class RunRow:
         reason: why it failed.
         seeds: how many it is of; of several, accuracy and time are the mean of the seeds.
         parent_id: the run of several seeds of which it is one.
-        val_acc: the best of a finished fit, else the last.
+        val_acc: the best of all validation images; as long as only samples of them were looked at, the last.
+        val_sampled: whether it is of a sample.
     """
 
     run_id: str
@@ -215,13 +216,14 @@ class RunRow:
     seeds: int
     parent_id: str | None
     val_acc: float | None
+    val_sampled: bool
     train_seconds: float | None
     started_milliseconds: int
 
 
 @dataclass(frozen=True)
 class RunTable:
-    """`runs list`: the fits of an experiment, the latest first."""
+    """`runs list`: the fits of an experiment, the latest first, each followed by those of its seeds."""
 
     runs: tuple[RunRow, ...]
 

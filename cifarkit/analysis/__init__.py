@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-# Orders of misclassified images.
-SORTS = ("confidence", "loss", "index")
+# Orders of misclassified images, and what figures call them.
+SORTS: dict[str, str] = {
+    "confidence": "the surest first",
+    "loss": "the highest loss first",
+    "index": "in their published order",
+}
 
 # Names on the command line to classes of pytorch_grad_cam.
 METHODS: dict[str, str] = {

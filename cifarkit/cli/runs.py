@@ -45,10 +45,11 @@ def list_(
     for heading in ("accuracy", "training"):
         table.add_column(heading, justify="right", min_width=8, no_wrap=True)
     for run in runs:
-        accuracy = "" if run.val_acc is None else percent(run.val_acc)
+        accuracy = "" if run.val_acc is None else percent(run.val_acc, about=run.val_sampled)
         took = "" if run.train_seconds is None else duration(run.train_seconds)
         began = datetime.fromtimestamp(run.started_milliseconds / 1000)
-        table.add_row(run.run_id[:8], f"{began:%Y-%m-%d %H:%M}", run.status, run.name, accuracy, took)
+        name = ("  " if run.parent_id else "") + run.name
+        table.add_row(run.run_id[:8], f"{began:%Y-%m-%d %H:%M}", run.status, name, accuracy, took)
     if runs:
         terminal.show(table)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cifarkit import figures
+from cifarkit.analysis import SORTS
 from cifarkit.analysis.evaluate import evaluate
 from cifarkit.analysis.misclassified import find_mistakes, to_csv
 from cifarkit.analysis.predictions import Predictions
@@ -53,8 +54,8 @@ def report_mistakes(
     total = int((predictions.predicted != predictions.labels).sum())
     asked = [f"{kind} {name}" for kind, name in (("true", true_class), ("predicted", pred_class)) if name]
     which = f" ({', '.join(asked)})" if asked else ""
-    of = f"{len(mistakes):,} of {len(subject.images):,} misclassified{which}, {len(shown)} shown"
-    title = f"{of}: {subject.label}"
+    of = f"{len(mistakes):,} of {len(subject.images):,} misclassified{which}"
+    title = f"{subject.label}: {of}, {len(shown)} shown, {SORTS[sort]}"
     images = subject.images.images[positions(subject.images, [m.index for m in shown])]
     order = f"by-{sort}" if sort != "confidence" else None
     name = named("misclassified", *subject.variant, *asked, order)

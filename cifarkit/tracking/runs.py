@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -97,6 +99,8 @@ def _would_diverge(run: Any) -> bool:
 def list_fits(client: Any, experiment: str, limit: int, ends: Ends | None = None) -> list[RunRow]:
     """The fits of an experiment, the latest first; those whose process is gone are ended before.
 
+    The runs of several seeds follow the one that they are of, the first seed first.
+
     Args:
         ends: see `end_vanished`.
 
@@ -111,11 +115,20 @@ def list_fits(client: Any, experiment: str, limit: int, ends: Ends | None = None
         if found is None:
             return []
         end_vanished(client, found.experiment_id, ends)
-        return [_row(run) for run in _fits(client, found.experiment_id)[:limit]]
+        fits = [_row(run) for run in _fits(client, found.experiment_id)]
+        return _seeds_below(fits)[:limit]
     except CifarkitError:
         raise
     except Exception as error:
         raise tracking_error(client.tracking_uri, error) from error
+
+
+def _seeds_below(latest_first: Sequence[RunRow]) -> list[RunRow]:
+    seeds: dict[str | None, list[RunRow]] = defaultdict(list)
+    known = {row.run_id for row in latest_first}
+    for row in reversed(latest_first):
+        seeds[row.parent_id if row.parent_id in known else None].append(row)
+    return [row for top in reversed(seeds[None]) for row in (top, *seeds[top.run_id])]
 
 
 def other_experiments(client: Any) -> str:
@@ -164,6 +177,7 @@ def _fits(client: Any, experiment: str) -> list[Any]:
 
 def _row(run: Any) -> RunRow:
     tags, metrics = run.data.tags, run.data.metrics
+    measured = metrics.get("accuracy_mean", metrics.get("best_val_acc"))
     return RunRow(
         run_id=run.info.run_id,
         name=run.info.run_name,
@@ -173,7 +187,8 @@ def _row(run: Any) -> RunRow:
         recipe=run.data.params.get("recipe"),
         seeds=int(tags.get(RUNS, 1)),
         parent_id=tags.get(PARENT),
-        val_acc=metrics.get("accuracy_mean", metrics.get("best_val_acc")),
+        val_acc=metrics.get("val/acc") if measured is None else measured,
+        val_sampled=measured is None and "val/acc" in metrics,
         train_seconds=metrics.get("train_seconds_mean", metrics.get("train_seconds")),
         started_milliseconds=run.info.start_time,
     )

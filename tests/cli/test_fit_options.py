@@ -150,14 +150,18 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
     names = artifact_names(client, summary["run_id"])
     assert "checkpoints/best.ckpt" in names  # tests/faults looks at its figures and reports
     listed = cli("runs", "list", "--json").validated(results.RunTable)["runs"]
-    assert [(run["seeds"], run["parent_id"] or run["run_id"]) for run in listed] == [
-        (1, summary["run_id"]),
-        (1, summary["run_id"]),
-        (2, summary["run_id"]),
+    assert [(run["run_id"], run["parent_id"], run["seeds"]) for run in listed] == [
+        (summary["run_id"], None, 2),
+        (fits[0]["run_id"], summary["run_id"], 1),
+        (fits[1]["run_id"], summary["run_id"], 1),
     ]
-    assert listed[-1]["val_acc"] == pytest.approx(summary["accuracy"]["mean"])
-    assert listed[-1]["train_seconds"] == pytest.approx(summary["train_seconds"]["mean"])
-    assert "of several seeds, accuracy is the mean of their last epochs" in cli("runs", "list").err
+    assert listed[0]["val_acc"] == pytest.approx(summary["accuracy"]["mean"])
+    assert listed[0]["train_seconds"] == pytest.approx(summary["train_seconds"]["mean"])
+    table = cli("runs", "list").err
+    rows = [line for line in table.splitlines() if "FINISHED" in line]
+    begins = [line.index("digits-digits") for line in rows]
+    assert begins == [begins[0], begins[0] + 2, begins[0] + 2]
+    assert "of several seeds, accuracy is the mean of their last epochs" in table
     # The parent is asked like any other run, and answers with the best of its trainings.
     best = max(fit["best_val_acc"] for fit in fits)
     assert cli("eval").succeeded().line == f"{best:.4f}"

@@ -21,6 +21,7 @@ from cifarkit.tracking import (
     end_vanished,
     find_run,
     is_alive,
+    list_fits,
     noted_ends,
     processes,
     recording,
@@ -28,7 +29,7 @@ from cifarkit.tracking import (
 )
 from cifarkit.tracking.journal import run_folder
 from cifarkit.tracking.processes import this_process
-from cifarkit.tracking.runs import HEARTBEAT
+from cifarkit.tracking.runs import HEARTBEAT, PARENT
 
 # MLflow 3.17 on SQLAlchemy 2.1: both theirs, and raised on the recorder's thread.
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -55,6 +56,30 @@ def test_last_is_the_fit_that_finished_last_not_the_one_that_began_last(client: 
     time.sleep(0.01)  # ends are stamped in milliseconds
     client.set_terminated(resumed, "FINISHED")
     assert found(client, "last") == resumed
+
+
+def test_fits_are_listed_with_the_last_sample_until_all_images_were_looked_at(
+    client: Any, add_run: Any
+) -> None:
+    add_run("KILLED")
+    sampled, whole = add_run("KILLED"), add_run(acc=0.75)
+    for step, accuracy in enumerate((0.5, 0.625), start=1):
+        client.log_metric(sampled, "val/acc", accuracy, step=step)
+    client.log_metric(whole, "val/acc", 0.5)
+    listed = list_fits(client, EXPERIMENT, 20)
+    assert [(row.val_acc, row.val_sampled) for row in listed] == [(0.75, False), (0.625, True), (None, False)]
+
+
+def test_fits_of_several_seeds_are_listed_below_their_run(client: Any, add_run: Any) -> None:
+    def add_seeds(parent: str) -> list[str]:
+        return [add_run(tags=FIT | {PARENT: parent}) for _ in range(2)]
+
+    orphan = add_run(tags=FIT | {PARENT: "0" * 32})
+    first, second = add_run(), add_run()
+    of_second, of_first = add_seeds(second), add_seeds(first)
+    listed = [row.run_id for row in list_fits(client, EXPERIMENT, 20)]
+    assert listed == [second, *of_second, first, *of_first, orphan]
+    assert [row.run_id for row in list_fits(client, EXPERIMENT, 2)] == listed[:2]
 
 
 @pytest.fixture
