@@ -128,10 +128,19 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
             rows=tuple(EpochRow(**row) for row in rows),
             **record,
         )
+        _check_names(story)
         _check_size(story.preprocessing)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{path} lacks part of its record, or has a wrong one ({error})") from error
     return story, content
+
+
+def _check_names(story: Story) -> None:
+    """Before anything is looked up by them; raises TypeError."""
+    names = story.dataset, story.val_split, story.precision, story.settings["model"], story.settings["policy"]
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{name!r} for a name")
 
 
 def _check_size(preprocessing: Preprocessing) -> None:
@@ -139,6 +148,8 @@ def _check_size(preprocessing: Preprocessing) -> None:
     channels, height, width = preprocessing.image_shape
     if not (1 <= channels <= MAX_CHANNELS and 1 <= height == width <= MAX_SIDE):
         raise ValueError(f"images of {channels}x{height}x{width}")
+    if not 1 <= preprocessing.side <= height:
+        raise ValueError(f"images of {height} pixels shown at {preprocessing.side}")
     if not 1 <= len(preprocessing.classes) <= MAX_CLASSES:
         raise ValueError(f"{len(preprocessing.classes)} classes")
 
@@ -161,14 +172,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     story, content = read_story(path)
     shape = story.preprocessing.image_shape
-    model = story.settings.get("model")
-    if model is not None and model not in MODELS:
+    model = story.settings["model"]
+    if model not in MODELS:
         raise CheckpointError(
             f"{path.name} holds weights of {model!r}, not a model of this command's; ask the program that "
             "added it to the table"
         )
     try:
-        network = build_model(story.settings["model"], shape, len(story.preprocessing.classes))
+        network = build_model(model, shape, len(story.preprocessing.classes))
         allow_tta(network, story.tta and mirrors(find_policy(story.settings["policy"])))
         weights = {
             name.removeprefix("network."): value

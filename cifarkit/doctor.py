@@ -112,7 +112,9 @@ def packages() -> Iterator[Finding]:
             wrong.append(f"{requirement.name} {installed} is not {requirement.specifier}")
     python = f"Python {platform.python_version()}, torch {torch.__version__}, cifarkit {version('cifarkit')}"
     if wrong:
-        yield Finding("packages", FAIL, "; ".join(wrong), "pip install --upgrade cifarkit")
+        yield Finding(
+            "packages", FAIL, "; ".join(wrong), "`make install`, or `pip install .` in cifarkit's folder"
+        )
     else:
         yield Finding("packages", OK, python)
 
@@ -267,7 +269,9 @@ def store(uri: str | None) -> Iterator[Finding]:
             if "locked" in str(error):
                 yield Finding("tracking", WARN, f"{database}: another process is writing", "ask again later")
             else:
-                yield Finding("tracking", FAIL, f"{database} cannot be written: {error}", "chmod u+w")
+                yield Finding(
+                    "tracking", FAIL, f"{database} cannot be written: {error}", f"chmod u+w {database}"
+                )
         else:
             detail = f"{uri}: {plural(experiments, 'experiment')}, answered in {took:.1f} s"
             yield Finding("tracking", OK, detail)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from cifarkit.data.loading import Splits
-from cifarkit.errors import UsageError
+from cifarkit.errors import DivergedError, Stopped, UsageError
 from cifarkit.request import FitRequest, Job
 from cifarkit.scratch import scratch
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
-from cifarkit.training.hardware import choose_hardware
+from cifarkit.training.hardware import Hardware
 
 # Variables in which Lightning, torchrun and Slurm tell a process that it is not the first.
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
 PLAN = "CIFARKIT_PLAN"
 
 
-def is_follower() -> bool:
-    return any(os.environ.get(rank, "0") != "0" for rank in RANKS)
+def is_follower(hardware: Hardware) -> bool:
+    """Whether this process only trains along. Where a training takes one process only, its number says
+    nothing: it may be one of several trainings that Slurm has started."""
+    return hardware.world_size > 1 and any(os.environ.get(rank, "0") != "0" for rank in RANKS)
 
 
 def leave_plan(job: Job, folder: Path, resume: Path | None) -> None:
@@ -46,6 +49,9 @@ def leave_plan(job: Job, folder: Path, resume: Path | None) -> None:
 def follow(request: FitRequest, splits: Splits | None) -> NoReturn:
     """The part of the processes beside the first: train along and say nothing.
 
+    They leave with 0 where the training is stopped or diverges, too: the first tells that, and Lightning
+    kills it, whatever it still has to record, when one of the others fails.
+
     Args:
         splits: as `session.run_fit` takes them.
     """
@@ -54,8 +60,8 @@ def follow(request: FitRequest, splits: Splits | None) -> NoReturn:
         plan = json.loads(Path(os.environ[PLAN]).read_text(encoding="utf-8"))
         resume = Path(plan["resume"]) if plan["resume"] else None
         request = request.with_plan(plan)
-    hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
-    with scratch() as folder:
+    hardware = request.hardware()
+    with scratch() as folder, suppress(Stopped, KeyboardInterrupt, DivergedError):
         fit(
             request.shared_recipe(hardware),
             Data.of(request.source, splits or request.read()),

@@ -27,6 +27,7 @@ from cifarkit.data.image_set import ImageSet
 
 Batch = tuple[Tensor, Tensor]
 
+# Of 32 x 32 pixels or less; of larger images fewer.
 EVAL_BATCH = {"cpu": 500, "cuda": 2500}
 _AUGMENTED_AT_ONCE = 1 << 28  # numbers, which are 1 GB; on a GPU
 
@@ -84,11 +85,12 @@ class EpochOrder:
 
     Args:
         length: number of images over all processes.
-        batch_size: images per batch on this process.
-        shuffle: permute by (seed, epoch); a shuffled order drops the last, incomplete batch.
+        batch_size: images per batch on this process, at most.
+        shuffle: permute by (seed, epoch); a shuffled order drops the last, incomplete batch, another one has
+            batches of nearly one size.
         kept_in: share of the images that an epoch shows; see `Recipe.keep_hardest`.
         rank, world_size: this process takes every ``world_size``-th image from ``rank`` on, so that each
-            image is seen by exactly one process.
+            image is seen by exactly one process. All have as many batches, because they wait for each other.
 
     Attributes:
         losses: float32 (length,), of every image when it was last seen; infinite before.
@@ -122,7 +124,7 @@ class EpochOrder:
     def __len__(self) -> int:
         if self.shuffle:
             return self.steps_in(self.epoch)
-        return math.ceil(len(range(self.rank, self.length, self.world_size)) / self.batch_size)
+        return math.ceil(math.ceil(self.length / self.world_size) / self.batch_size)
 
     def steps_in(self, epoch: int) -> int:
         """Batches of a shuffled epoch."""
@@ -152,6 +154,8 @@ class EpochOrder:
         return order[hardest.sort().values]
 
     def _batch(self, images: Tensor, step: int) -> Tensor:
+        if not self.shuffle:
+            return images.tensor_split(len(self))[step]
         return images[step * self.batch_size : (step + 1) * self.batch_size]
 
     def note(self, step: int, losses: Tensor) -> None:
@@ -173,14 +177,16 @@ class DeviceLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        shown = torch.cat(list(self.sampler))
-        batch = self.sampler.batch_size
-        for at in torch.split(shown, batch * self._batches_at_once()):
+        batches, several = list(self.sampler), self._batches_at_once()
+        for first in range(0, len(batches), several):
+            some = batches[first : first + several]
+            at, sizes = torch.cat(some), [len(batch) for batch in some]
             images = self.augment(self.images[at], at, self.sampler.epoch)
-            yield from zip(torch.split(images, batch), torch.split(self.labels[at], batch), strict=True)
+            yield from zip(torch.split(images, sizes), torch.split(self.labels[at], sizes), strict=True)
 
     def _batches_at_once(self) -> int:
-        """A GPU is through with a batch before the next one's augmentation has been asked for."""
+        """How many batches are augmented together: a GPU is through with one before the next one's
+        augmentation has been asked for."""
         if self.device.type != "cuda":
             return 1
         return max(1, _AUGMENTED_AT_ONCE // (self.sampler.batch_size * self.images[0].numel()))
@@ -296,7 +302,9 @@ def eval_loader(
 ) -> DeviceLoader:
     """Every image exactly once, in order, only normalised (see `resize`); data that does not fit stays on the
     CPU and its batches move to the device one by one."""
-    batch_size = batch_size or EVAL_BATCH[device.type]
+    height, width, _ = images.images.shape[1:]
+    most = EVAL_BATCH[device.type]
+    batch_size = batch_size or max(1, min(most, most * 32**2 // (height * width)))
     order = EpochOrder(len(images), batch_size, shuffle=False, rank=rank, world_size=world_size)
     home = device if fits_on_device(images, device) else torch.device("cpu")
     return DeviceLoader(

@@ -20,7 +20,6 @@ from cifarkit.scratch import scratch
 from cifarkit.session import Training, log_datasets, open_run, prepare, report, train
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
-from cifarkit.training.hardware import choose_hardware
 
 
 def run_fits(
@@ -50,7 +49,7 @@ def run_fits(
     request = replace(request, run_name=name)
     parent = tracking.RunRecorder(request.tracking_uri, request.experiment, f"{name}-{runs}-seeds")
     with tracking.recording(parent, terminal.alert):
-        hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
+        hardware = request.hardware()
         if hardware.world_size > 1:
             raise UsageError("--runs works on one device; give --gpus 1")
         check_images = repeated.check_images if repeated else None

@@ -15,7 +15,7 @@ from cifarkit.data.loading import Splits, default_data_dir, load_splits
 from cifarkit.errors import UsageError
 from cifarkit.recipes import Recipe
 from cifarkit.training.data import Data
-from cifarkit.training.hardware import Hardware
+from cifarkit.training.hardware import Hardware, choose_hardware
 
 # Tags of a run: the fingerprints of its images.
 FINGERPRINT, VAL_FINGERPRINT = "dataset.fingerprint", "dataset.val_fingerprint"
@@ -47,6 +47,10 @@ class FitRequest:
     def read(self) -> Splits:
         """The images; errors as of `load_splits`."""
         return load_splits(self.source, self.data_dir, self.val_size, self.seed)
+
+    def hardware(self) -> Hardware:
+        """What it will run on; errors as of `choose_hardware`."""
+        return choose_hardware(self.gpus, self.nodes, self.recipe.precision)
 
     def shaping(self) -> dict[str, Any]:
         """What shapes the training, as arguments of `training.fit.fit`; the data hold the images out."""
@@ -83,7 +87,10 @@ class FitRequest:
         if not self.own_batch_size:
             return replace(self.recipe, batch_size=max(devices, batch // devices * devices))
         if batch % devices:
-            raise UsageError(f"--batch-size must be a multiple of the {devices} devices")
+            raise UsageError(
+                f"{devices} devices cannot share batches of {batch}: give another --gpus, or for a new run "
+                "another --batch-size"
+            )
         return self.recipe
 
 
@@ -148,7 +155,7 @@ class Job:
         train, val = self.data.train, self.data.val
         split = "test split" if val.split == "test" else "training split, held out"
         stride = self.recipe.val_stride(len(val))
-        early = f", on {len(val) // stride:,} of them before the end" if stride > 1 else ""
+        early = f" ({len(val) // stride:,} of them before the last epoch)" if stride > 1 else ""
         return (
             f"training on {len(train):,} images in batches of {self.recipe.batch_size}, "
             f"validating on {len(val):,} of the {split}{early}"

@@ -291,7 +291,7 @@ class LrCurve:
         smoothed: exponential average of ``losses`` so far, over about a decade of learning rates.
         rules: what each rule suggests; None where the curve does not support the rule.
         rule: the rule asked for.
-        suggestion: the learning rate that rule gives.
+        suggestion: the learning rate that rule gives; None where the curve does not support it.
         diverged: the test stopped early because the loss exploded.
     """
 
@@ -303,7 +303,7 @@ class LrCurve:
     smoothed: tuple[float, ...]
     rules: dict[str, float | None]
     rule: str
-    suggestion: float
+    suggestion: float | None
     diverged: bool
     figure: str | None = None
 

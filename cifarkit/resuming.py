@@ -16,6 +16,7 @@ from cifarkit.errors import CheckpointError, OtherVersion, UsageError
 from cifarkit.request import FINGERPRINT, SHAPING, VAL_FINGERPRINT, FitRequest
 from cifarkit.results import EpochRow, merit
 from cifarkit.subjects import checkpoint_of_run
+from cifarkit.tracking.processes import describe
 from cifarkit.training.data import Data
 from cifarkit.training.fit import is_complete
 from cifarkit.training.hardware import Hardware
@@ -127,10 +128,11 @@ def _whole(run: Any, client: Any, terminal: Terminal) -> Any:
     """
     run_id = run.info.run_id
     if tracking.is_alive(run):
-        raise UsageError(f"run {run_id[:8]} is still being trained ({run.data.tags[tracking.PROCESS]})")
+        process = describe(run.data.tags[tracking.PROCESS])
+        raise UsageError(f"run {run_id[:8]} is still being trained ({process})")
     for journal in tracking.left_behind():
         if journal.header["run_id"] == run_id:
-            for problem in tracking.sync(journal):
+            for problem in tracking.sync(journal)[1]:
                 terminal.warn(f"not recorded: {problem}")
     return client.get_run(run_id)  # which may have had its end among that
 

@@ -28,9 +28,9 @@ from cifarkit.scratch import scratch
 from cifarkit.subjects import Subject
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
-from cifarkit.training.hardware import Hardware, choose_hardware
+from cifarkit.training.hardware import Hardware, has_native_bf16
 from cifarkit.training.lr_find import find_lr
-from cifarkit.training.lr_rules import STEPS
+from cifarkit.training.lr_rules import STEPS, choose
 from cifarkit.training.summary import count_flops, model_table
 
 
@@ -82,7 +82,7 @@ def run_fit(
         CifarkitError: everything that `training.fit.fit`, the data and the store can raise; the run, once
             it exists, ends with a true status.
     """
-    if is_follower():
+    if is_follower(request.hardware()):
         follow(request, splits)
     name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}-seed{request.seed}"
     recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
@@ -92,7 +92,7 @@ def run_fit(
             with terminal.busy("fetching its checkpoints"):
                 resumed = restore(interrupted, recorder.client, Path(downloads), terminal)
             request = as_it_was(request, resumed)
-        hardware = choose_hardware(request.gpus, request.nodes, request.recipe.precision)
+        hardware = request.hardware()
         check_images = resumed.check_images if resumed else None
         job = prepare(request, hardware, terminal, splits, check_images)
         run_id = open_run(job, recorder, terminal, resumed.run_id if resumed else None)
@@ -146,6 +146,8 @@ def open_run(
         recorder.set_tags({tracking.PLAN: tags[tracking.PLAN]})
     terminal.say(f"run {run_id}: {job.data.name}, recipe {job.recipe.name}, {job.hardware.describe()}")
     terminal.say(job.describe())
+    if job.hardware.precision == "bf16" and not has_native_bf16(job.hardware.device):
+        terminal.warn("here bf16 is computed by conversion, up to a hundred times slower than fp32")
     return run_id
 
 
@@ -172,8 +174,7 @@ def train(
     folder = recorder.folder
     out = reports.Folder(folder / "report", recorder.run_id)
     if job.recipe.lr is None:
-        job = replace(job, recipe=_lr_from_range_test(job, terminal, out))
-        recorder.log_reports(out.written)
+        job = replace(job, recipe=_lr_from_range_test(job, recorder, terminal, out))
     recipe, data, hardware = job.recipe, job.data, job.hardware
     if not (resumed and resumed.has_params):
         recorder.log_params(job.params())
@@ -248,7 +249,9 @@ def work_of(recipe: Recipe, data: Data) -> Callable[[float, float], float]:
     )
 
 
-def _lr_from_range_test(job: Job, terminal: Terminal, out: reports.Folder) -> Recipe:
+def _lr_from_range_test(
+    job: Job, recorder: tracking.RunRecorder, terminal: Terminal, out: reports.Folder
+) -> Recipe:
     with terminal.progress("range test for the learning rate") as update:
         curve = find_lr(
             job.recipe,
@@ -257,10 +260,12 @@ def _lr_from_range_test(job: Job, terminal: Terminal, out: reports.Folder) -> Re
             seed=job.request.seed,
             on_step=lambda step, lr, loss: update(step, STEPS),
         )
-    terminal.say(f"learning rate {curve.suggestion:.3g}, the range test's {curve.rule}")
     path = out.figure("lr_range_test", figures.lr_range_test(curve))
     out.report("lr_range_test.json", to_json(replace(curve, figure=out.name(path))))
-    return replace(job.recipe, lr=curve.suggestion)
+    recorder.log_reports(out.written)
+    lr = choose(curve.rules, curve.rule)
+    terminal.say(f"learning rate {lr:.3g}, the range test's {curve.rule}")
+    return replace(job.recipe, lr=lr)
 
 
 def report(training: Training, job: Job, recorder: tracking.RunRecorder, terminal: Terminal) -> None:
@@ -281,10 +286,13 @@ def report(training: Training, job: Job, recorder: tracking.RunRecorder, termina
         except Exception as error:  # whatever a new network does to the maps, its training is done and counts
             terminal.warn(f"no class activation maps: {error}")
         recorder.log_reports(out.written)
-        tracking.save_model(
-            subject.checkpoint.network.cpu(), subject.story.preprocessing, recorder.folder / "model"
-        )
-        recorder.log_folder(recorder.folder / "model", "model")
+        exported = recorder.folder / "model"
+        try:
+            tracking.save_model(subject.checkpoint.network.cpu(), subject.story.preprocessing, exported)
+        except Exception as error:  # likewise
+            terminal.warn(f"no exported model: {str(error).strip().splitlines()[0]}")
+        else:
+            recorder.log_folder(exported, "model")
 
 
 def log_datasets(recorder: tracking.RunRecorder, data: Data) -> None:

@@ -1,22 +1,17 @@
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from real_process import Process, environment
+from real_process import Start
 
 from cifarkit.data.datasets import DATASETS
 from cifarkit.data.image_set import ImageSet
-
-FORK_SERVER = Path(__file__).with_name("fork_server.py")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -84,52 +79,17 @@ def empty_store(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start(empty_store: Path) -> Iterator[Callable[..., Process]]:
-    """Starts a cifarkit command in a process of its own.
+def start(empty_store: Path) -> Iterator[Start]:
+    """Starts a cifarkit command in a process of its own."""
+    with Start(empty_store) as start:
+        yield start
 
-    ``new_store``: in a folder without a store, have it make one, which takes seconds; else it finds one that
-    holds nothing. ``figures``: whether a training ends with figures and a model, which take seconds.
-    ``terminal``: device for its stdin and stderr.
-    """
-    with subprocess.Popen(
-        [sys.executable, str(FORK_SERVER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment(),
-        text=True,
-    ) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        assert server.stdout.readline() == "ready\n"
 
-        def ask(order: dict[str, Any]) -> int | None:
-            print(json.dumps(order), file=server.stdin, flush=True)
-            answer: int | None = json.loads(server.stdout.readline())
-            return answer
-
-        def begin(
-            *arguments: object,
-            folder: Path,
-            new_store: bool = False,
-            figures: bool = True,
-            terminal: str | None = None,
-            **variables: str,
-        ) -> Process:
-            if not new_store and not (folder / "mlflow.db").exists():
-                shutil.copy(empty_store, folder / "mlflow.db")
-            order = {
-                "arguments": [str(argument) for argument in arguments],
-                "folder": str(folder),
-                "variables": variables,
-                "terminal": terminal,
-                "figures": figures,
-            }
-            number = ask(order)
-            assert number is not None
-            return Process(number, folder, ask)
-
-        yield begin
-        server.stdin.close()
+@pytest.fixture(autouse=True)
+def nothing_goes_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "start" in request.fixturenames:
+        request.getfixturevalue("start").end_all()
 
 
 @pytest.fixture(scope="session")

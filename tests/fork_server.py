@@ -2,8 +2,8 @@
 
 Reads one JSON object per line and answers each with a number: ``{"arguments": [...], "folder": ...,
 "variables": {...}, "terminal": ..., "figures": ...}`` forks a child in which that command line runs, and is
-answered with its process number; ``{"wait": NUMBER}`` with its return code, negative for a signal, and
-``{"poll": NUMBER}`` with the same, or null while it is at work.
+answered with its process number; ``{"poll": NUMBER}`` with its return code, negative for a signal, or null
+while it is at work.
 
 A child's stdout and stderr are files of the folder; or stdin and stderr the device ``terminal``. Without
 ``figures`` a training ends without figures and model.
@@ -59,13 +59,19 @@ def child(order: dict[str, Any]) -> NoReturn:
         os._exit(99)
 
 
+codes: dict[int, int | None] = {}
+
+
 def answer(order: dict[str, Any]) -> int | None:
-    if "poll" in order or "wait" in order:
-        number, status = os.waitpid(*((order["poll"], os.WNOHANG) if "poll" in order else (order["wait"], 0)))
-        return os.waitstatus_to_exitcode(status) if number else None
+    if "poll" in order:
+        number = order["poll"]
+        if codes[number] is None and (ended := os.waitpid(number, os.WNOHANG))[0]:
+            codes[number] = os.waitstatus_to_exitcode(ended[1])
+        return codes[number]
     number = os.fork()
     if number == 0:
         child(order)
+    codes[number] = None
     return number
 
 

@@ -58,7 +58,7 @@ def test_packages_of_another_version_or_missing(monkeypatch: pytest.MonkeyPatch)
     status, detail, remedy = said(doctor.packages())["packages"]
     assert status == "fail"
     assert detail == f"numpy {np.__version__} is not >=999; nosuch is missing"
-    assert remedy.startswith("pip install")
+    assert "make install" in remedy
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from real_process import environment
 
 from cifarkit.cli import app, reference
 from cifarkit.data.datasets import DATASETS, find_dataset
@@ -23,13 +24,18 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
+def entries() -> list[str]:
+    """The examples of new entries, which come after the other programs."""
+    return [block for block in blocks("python") if re.search(r"^[A-Z]+\[", block, flags=re.MULTILINE)]
+
+
 @pytest.fixture
 def examples(monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's entries, in the tables for the length of a test."""
     for table in (DATASETS, MODELS, RECIPES):
         for name in ("stripes", "linear", "resnet-sgd"):
             monkeypatch.delitem(table, name, raising=False)
-    for block in blocks("python"):
+    for block in entries():
         exec(compile(block, str(README), "exec"), {"__name__": "mine"})
     yield
     for table, name in ((DATASETS, "stripes"), (MODELS, "linear"), (RECIPES, "resnet-sgd")):
@@ -47,9 +53,15 @@ def test_examples_of_new_entries_train(tmp_path: Path) -> None:
 
 
 def test_examples_work_in_a_file_of_ones_own(tmp_path: Path) -> None:
-    script = tmp_path / "mine.py"
-    script.write_text("\n".join([*blocks("python"), "from cifarkit.cli import main", "main()"]))
-    done = subprocess.run([sys.executable, script, "recipes"], capture_output=True, text=True, check=True)
+    assert len(entries()) == 3
+    (tmp_path / "mine.py").write_text("\n".join([*entries(), "from cifarkit.cli import main", "main()"]))
+    shown = re.search(r"`python (mine.py fit .*)`", README.read_text(encoding="utf-8"))
+    assert shown
+    for line in (shown[1], "mine.py recipes"):
+        done = subprocess.run(
+            [sys.executable, *line.split()], cwd=tmp_path, env=environment(), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [*RECIPES, "resnet-sgd"]
 
 

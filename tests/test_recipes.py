@@ -257,13 +257,21 @@ def images(number: int) -> ImageSet:
 
 
 def test_a_recipe_says_what_images_it_cannot_train_on() -> None:
-    recipe = RECIPES["fast"].override(batch_size=8)
+    recipe = RECIPES["fast"].override(batch_size=8, keep_hardest=(1.0,))
     with pytest.raises(UsageError, match="speednet-slim needs images of at least 9 x 9 pixels"):
         replace(recipe, image_scale=(0.5, 1.0)).check_fits(images(8))
     fitting = replace(recipe, image_scale=(0.625, 1.0))
     fitting.check_fits(images(8))
     with pytest.raises(UsageError, match="a batch of 8 is larger than the 7 training images; --batch-size 1"):
         fitting.check_fits(images(7))
+    picky = replace(fitting, keep_hardest=(1.0, 0.5))
+    with pytest.raises(UsageError, match="a batch of 8 is larger than the 5 of 10 training images that an"):
+        picky.check_fits(images(10))
+    picky.check_fits(images(16))
+    small = replace(images(8), images=np.zeros((8, 8, 8, 3), np.uint8))
+    cutting = replace(fitting, model="small-cnn", policy="airbench96")
+    with pytest.raises(UsageError, match="needs images of at least 12 x 12 pixels, not 8 x 8"):
+        cutting.check_fits(small)
     oblong = replace(images(8), images=np.zeros((8, 16, 20, 3), np.uint8))
     with pytest.raises(UsageError, match="images of some are 16 x 20 pixels; only square"):
         fitting.check_fits(oblong)

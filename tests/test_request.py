@@ -61,7 +61,7 @@ def test_a_plan_brings_the_training_back(request_: FitRequest, job: Job) -> None
 def test_a_batch_is_shared_by_the_devices(request_: FitRequest) -> None:
     three = Hardware("cuda", 3, 1, "bf16")
     assert (request_.recipe.batch_size, request_.shared_recipe(three).batch_size) == (500, 498)
-    with pytest.raises(UsageError, match="multiple of the 3 devices"):
+    with pytest.raises(UsageError, match="3 devices cannot share batches of 500"):
         replace(request_, own_batch_size=True).shared_recipe(three)
 
 
@@ -85,10 +85,10 @@ def test_a_run_records_every_setting_of_its_recipe(job: Job) -> None:
 def test_a_job_says_on_what_it_is_validated(job: Job) -> None:
     assert job.describe().endswith("validating on 100 of the training split, held out")
     sampled = replace(job, recipe=replace(job.recipe, val_sample=40))
-    assert sampled.describe().endswith("held out, on 50 of them before the end")
+    assert sampled.describe().endswith("held out (50 of them before the last epoch)")
 
 
 def test_images_that_make_no_batch_are_refused_before_a_run_is_opened(request_: FitRequest, job: Job) -> None:
     few = Splits(job.data.train.take(range(499)), job.data.val)
-    with pytest.raises(UsageError, match="a batch of 500 is larger than the 499 training images"):
+    with pytest.raises(UsageError, match="a batch of 500 is larger than the 349 of 499"):
         prepare(request_, job.hardware, Terminal(quiet=True), few, None)

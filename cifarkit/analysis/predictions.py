@@ -67,7 +67,7 @@ def predict(
     tta: bool = False,
     mirror: bool = True,
     device: torch.device | None = None,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     on_batch: Callable[[int, int], None] = lambda done, of: None,
 ) -> Predictions:
     """Run a network once over every image.
@@ -77,6 +77,7 @@ def predict(
             scripts: half for the image and its mirror, a quarter for each diagonal shift and its mirror.
         mirror: whether mirrored views belong to ``tta``; not for a network that was trained without.
         device: where to compute; the CPU by default.
+        batch_size: images at a time; None takes as many as `eval_loader` does.
         on_batch: called with (batches done, batches in all).
     """
     device = device or torch.device("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from cifarkit.augment.policies import find_policy
@@ -72,6 +73,8 @@ def _likely_device(gpus: int | None) -> str:
     """``cuda`` or ``cpu``, told without torch, which takes seconds to load."""
     if gpus is not None:
         return "cuda" if gpus else "cpu"
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return "cpu"
     import pynvml
 
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cifarkit.cli import options, subject
-from cifarkit.console import Terminal, percent
+from cifarkit.console import Terminal, percent, plural
 from cifarkit.results import ClassScore
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def evaluate(
     )
     terminal.show(_table(scores.per_class))
     if scores.test_looks is not None:
-        terminal.say(f"looks at this test split in the experiment so far: {scores.test_looks:,}")
+        looks = plural(scores.test_looks, "time")
+        terminal.say(
+            f"this test split was looked at {looks} in the experiment: the best of many is flattered"
+        )
     terminal.say(f"figures and reports: {out.root}")
     terminal.answer(scores, f"{scores.top1:.4f}")
 

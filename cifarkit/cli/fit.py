@@ -20,7 +20,7 @@ from cifarkit.results import FitResult, FitRuns, Spread
 Epochs = Annotated[
     int | None,
     options.option(
-        "--epochs", "Length of the training.", show_default="the recipe's, or what the target needs"
+        "--epochs", "How many epochs to train.", show_default="the recipe's, or what the target needs"
     ),
 ]
 TargetAcc = Annotated[
@@ -35,7 +35,7 @@ MaxEpochs = Annotated[
     int | None,
     options.option(
         "--max-epochs",
-        "Go on for at most so long while the target is not reached.",
+        "Train for at most this many epochs while the target is not reached.",
         show_default=f"{PATIENCE} times the planned epochs; with --epochs just those",
         min=1,
     ),
@@ -57,8 +57,8 @@ Runs = Annotated[
     int,
     options.option(
         "--runs",
-        "Train with so many seeds, from --seed on; tell mean and spread of accuracy and time. One MLflow run "
-        "with a child for each.",
+        "Train with this many seeds, from --seed on; tell mean and spread of accuracy and time. One MLflow "
+        "run with a child for each.",
         min=1,
     ),
 ]
@@ -95,7 +95,7 @@ def fit(
     seed: options.Seed = 0,
     runs: Runs = 1,
     gpus: options.Gpus = None,
-    nodes: Annotated[int, options.option("--nodes", "Machines.", min=1)] = 1,
+    nodes: Annotated[int, options.option("--nodes", "How many machines.", min=1)] = 1,
     precision: options.Precision = None,
     workers: Workers = None,
     val_size: ValSize = 0,
@@ -187,7 +187,7 @@ def fit(
         tracking_uri=tracking_uri,
     )
     interrupted = repeated = None
-    if resume is not None and not is_follower():
+    if resume is not None and not is_follower(request.hardware()):
         with terminal.busy("looking up the run to go on with"):
             client = connect(tracking_uri, create=False)
             interrupted = find_interrupted(resume, experiment, client, terminal)
@@ -212,13 +212,15 @@ def plan(
     """The recipe at the length that the target is expected to take, but for no more than ``max_epochs``."""
     epochs = _expected_length(terminal, recipe, dataset, target_acc)
     if max_epochs is not None and max_epochs < epochs:
-        terminal.say(f"it gets {plural(max_epochs, 'epoch')}, as --max-epochs says")
+        terminal.say(f"limited to {plural(max_epochs, 'epoch')} by --max-epochs")
         epochs = max_epochs
     return replace(recipe, epochs=epochs)
 
 
 def _expected_length(terminal: Terminal, recipe: Recipe, dataset: str, target_acc: float) -> int:
-    measured = recipe.measured(dataset, target_acc) if recipe == RECIPES[recipe.name] else None
+    # Precision changes the time, hardly the accuracy.
+    known = replace(RECIPES[recipe.name], precision=recipe.precision)
+    measured = recipe.measured(dataset, target_acc) if recipe == known else None
     if measured is None:
         terminal.say(
             f"nobody has measured what {percent(target_acc)} needs with these settings: "
@@ -227,12 +229,12 @@ def _expected_length(terminal: Terminal, recipe: Recipe, dataset: str, target_ac
         return recipe.epochs
     spread = f" ± {100 * measured.accuracy_std:.2f}" if measured.runs > 1 else ""
     length = plural(measured.epochs, "epoch")
-    came_to = f"{recipe.name} came to {percent(measured.accuracy_mean)}{spread} in"
+    came_to = f"recipe {recipe.name} came to {percent(measured.accuracy_mean)}{spread} in {length}"
     if measured.accuracy_mean >= target_acc:
-        terminal.say(f"{percent(target_acc)} needs about {length}: {came_to} them")
+        terminal.say(f"{percent(target_acc)} needs about {length}: {came_to}")
         return measured.epochs
     epochs = max(recipe.epochs, measured.epochs)
-    terminal.say(f"{came_to} {length}, and nobody has measured more: {plural(epochs, 'epoch')} to begin with")
+    terminal.say(f"{came_to}, and nobody has measured more: {plural(epochs, 'epoch')} to begin with")
     return epochs
 
 

@@ -38,7 +38,9 @@ def gradcam(
         str | None,
         options.option("--layer", "A layer by name.", show_default="the last activation of about 8x8"),
     ] = None,
-    limit: Annotated[int, options.option("--limit", "How many images to explain.", min=1, max=100)] = 20,
+    limit: Annotated[
+        int, options.option("--limit", "How many images to explain where none are named.", min=1, max=100)
+    ] = 20,
     split: options.Split = None,
     dataset: options.DatasetOverride = None,
     output: options.Output = Path("figures"),
@@ -55,6 +57,8 @@ def gradcam(
 
     if sum(map(bool, (files, index, correct))) > 1:
         raise UsageError("choose one of image files, --index and --correct")
+    if files and (split or dataset):
+        raise UsageError("image files belong to no data set: leave --split and --dataset out")
     if method not in METHODS:
         raise UnknownName("method", method, METHODS)
     for file in files or ():

@@ -25,7 +25,7 @@ def lr_find(
         float | None,
         options.option("--max-lr", "Last learning rate.", show_default="0.1, or 10 for muon and sgd"),
     ] = None,
-    steps: Annotated[int, options.option("--steps", "Steps between them.")] = 100,
+    steps: Annotated[int, options.option("--steps", "How many steps to take between the two rates.")] = 100,
     rule: Rule = "valley",
     seed: options.Seed = 0,
     gpus: options.Gpus = None,
@@ -41,7 +41,7 @@ def lr_find(
 ) -> None:
     """Run a learning-rate range test and compare its rules. Stdout gets the suggested rate."""
     from cifarkit.data.loading import default_data_dir, load_splits
-    from cifarkit.training.lr_rules import check_range, check_rule, default_max_lr
+    from cifarkit.training.lr_rules import check_range, check_rule, choose, default_max_lr
 
     terminal = Terminal(json=json, quiet=quiet)
     source, chosen = resolve(
@@ -104,9 +104,10 @@ def lr_find(
         path = out.figure("lr_range_test", figures.lr_range_test(curve))
         curve = dataclasses.replace(curve, figure=str(path))
         out.report("lr_range_test.json", to_json(curve))
-        recorder.log_metrics({"suggested_lr": curve.suggestion})
         recorder.log_reports(out.written)
+        suggestion = choose(curve.rules, rule)
+        recorder.log_metrics({"suggested_lr": suggestion})
     for name, lr in curve.rules.items():
         terminal.say(f"{name:>12}: " + (f"{lr:.3g}" if lr else "none") + (" <-" if name == rule else ""))
     terminal.say(f"{'diverged, so stopped early' if curve.diverged else 'did not diverge'}; figure: {path}")
-    terminal.answer(curve, f"{curve.suggestion:.6g}")
+    terminal.answer(curve, f"{suggestion:.6g}")

@@ -19,7 +19,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_(
-    limit: Annotated[int, options.option("--limit", "Show at most so many, the latest first.", min=1)] = 20,
+    limit: Annotated[int, options.option("--limit", "Show at most this many, the latest first.", min=1)] = 20,
     experiment: options.Experiment = "cifarkit",
     tracking_uri: options.TrackingUri = None,
     json: options.Json = False,
@@ -55,7 +55,7 @@ def list_(
     else:
         terminal.say(f"no fit in the experiment {experiment!r} yet")
     if any(run.seeds > 1 for run in runs):
-        terminal.say("of several seeds, accuracy is the mean of their last epochs and training the mean")
+        terminal.say("of several seeds: their mean accuracy in the last epoch, and mean time of training")
     for run in runs:
         if run.reason:  # under the table, where there is room for it
             terminal.say(f"{run.run_id[:8]} failed: {run.reason.splitlines()[0]}")
@@ -76,18 +76,18 @@ def sync(json: options.Json = False, quiet: options.Quiet = False, debug: option
         journals = tracking.left_behind()
     done = []
     for journal in journals:
-        run_id, entries = journal.header["run_id"], len(journal.pending)
+        run_id, sent = journal.header["run_id"], 0
         with terminal.busy(f"sending what is left of run {run_id[:8]}"):
             try:
-                problems = tracking.sync(journal)
+                sent, problems = tracking.sync(journal)
             except TrackingError as error:
                 problems = [str(error)]
         for problem in problems:
             terminal.warn(f"run {run_id[:8]}: {problem}")
-        done.append(Synced(run_id, entries - len(journal.pending), len(journal.pending), tuple(problems)))
+        done.append(Synced(run_id, sent, len(journal.pending), tuple(problems)))
     if not journals:
         terminal.say("everything has been sent")
-    complete = [each.run_id for each in done if not each.left]
+    complete = [each.run_id for each in done if not each.problems]
     terminal.answer(SyncTable(tuple(done)), "\n".join(complete))
     left = [each.run_id[:8] for each in done if each.left]
     if left:

@@ -14,7 +14,7 @@ from cifarkit.models import MODELS, find_model
 def summary(
     model: Annotated[str, typer.Argument(help="One of: " + ", ".join(MODELS))],
     depth: Annotated[int, options.option("--depth", "Levels of modules to show; -1 for all.", min=-1)] = -1,
-    channels: Annotated[int, options.option("--channels", "Image channels, 1 or 3.", min=1, max=3)] = 3,
+    channels: Annotated[int, options.option("--channels", "Image channels.", min=1, max=3)] = 3,
     image_size: Annotated[
         int, options.option("--image-size", "Side of the images in pixels.", min=8, max=512)
     ] = 32,

@@ -68,12 +68,19 @@ class ImageSet:
         height, width, channels = self.images.shape[1:]
         return channels, height, width
 
-    def check_batch(self, size: int) -> None:
-        """Raises: UsageError where a batch takes more than the training images there are."""
-        if size > len(self):
+    def check_batch(self, size: int, share: float = 1.0) -> None:
+        """Raises: UsageError where a batch takes more than the training images there are, or than the share
+        of them that an epoch shows."""
+        shown = round(share * len(self))
+        if size > shown:
+            of = (
+                f"{shown} of {len(self)} training images that an epoch shows"
+                if share < 1
+                else (f"{shown} training images")
+            )
             raise UsageError(
-                f"a batch of {size} is larger than the {len(self)} training images; "
-                f"--batch-size {max(1, len(self) // 4)} would make four steps an epoch"
+                f"a batch of {size} is larger than the {of}; "
+                f"--batch-size {max(1, shown // 4)} would make four steps an epoch"
             )
 
     def take(self, positions: Sequence[int] | npt.NDArray[np.int64], split: str | None = None) -> ImageSet:

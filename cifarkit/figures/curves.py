@@ -216,7 +216,7 @@ def _mark_rules(ax: Axes, curve: LrCurve, lrs: Floats, smoothed: Floats) -> None
             zorder=5 if used else 6,  # the star is seen behind another mark
             label=f"{plain(rule)}: {lr:.2g}" + (" (used)" if used else ""),
         )
-    if np.isfinite(curve.suggestion) and curve.suggestion > 0:
+    if curve.suggestion is not None and np.isfinite(curve.suggestion) and curve.suggestion > 0:
         ax.axvline(curve.suggestion, color=INK, linewidth=0.9, linestyle=":", zorder=1)
 
 

@@ -32,7 +32,8 @@ def _sgd(network: nn.Module, lr: float, weight_decay: float, batch_size: int, bf
 
 
 def _muon(network: nn.Module, lr: float, weight_decay: float, batch_size: int, bf16: bool) -> Optimizer:
-    """Muon on filters at ``lr``; Nesterov SGD on biases and head, whose rates follow from it.
+    """Muon on filters at ``lr``; Nesterov SGD on the head and on biases, among which is whatever is neither,
+    whose rates follow from it.
 
     airbench94_muon found 0.24, 0.053 and 0.67 for batches of 2000 and a loss summed over the batch. SGD's
     rates per image hold for any batch size; Muon's step has the same length whatever the gradient, so its
@@ -45,8 +46,9 @@ def _muon(network: nn.Module, lr: float, weight_decay: float, batch_size: int, b
     from cifarkit.optim.muon import Muon
 
     trainable = _trainable(network)
+    filters = [p for p in trainable if p.ndim == 4]
     head = [p for p in trainable if p.ndim == 2]
-    biases = [p for p in trainable if p.ndim < 2]
+    biases = [p for p in trainable if p.ndim not in (2, 4)]
     scale = lr / 0.24 * math.sqrt(2000 / batch_size) * batch_size
     bias_lr, head_lr = 0.053 * scale, 0.67 * scale
     bias_decay, head_decay = weight_decay / bias_lr, weight_decay / head_lr
@@ -55,7 +57,7 @@ def _muon(network: nn.Module, lr: float, weight_decay: float, batch_size: int, b
         bias_decay = head_decay = weight_decay
     sgd = {"momentum": 0.85, "nesterov": True}
     groups = [
-        {"params": [p for p in trainable if p.ndim == 4], "lr": lr, "momentum": 0.6, "filters": True},
+        {"params": filters, "lr": lr, "momentum": 0.6, "filters": True},
         {"params": biases, "lr": bias_lr, "weight_decay": bias_decay, **sgd},
         {"params": head, "lr": head_lr, "weight_decay": head_decay, **sgd},
     ]

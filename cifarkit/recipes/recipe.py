@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from cifarkit.augment import policies
 from cifarkit.errors import UnknownName, UsageError
 from cifarkit.models import check_size
 from cifarkit.optim.schedules import Linear, OneCycle, Schedule
@@ -174,18 +175,19 @@ class Recipe:
         return fitted
 
     def check_fits(self, images: ImageSet) -> None:
-        """That there are enough training images for a batch, that they are square, and that the network takes
-        them at their size and at the smallest that training shrinks them to.
+        """That every epoch has a batch of training images, that they are square, that the policy has room in
+        them, and that the network takes them at their size and at the smallest that training shrinks them to.
 
         Raises:
             UsageError: it does not.
         """
-        images.check_batch(self.batch_size)
+        images.check_batch(self.batch_size, min(self.keep_hardest))
         channels, side, width = images.image_shape
         if side != width:
             raise UsageError(
                 f"images of {images.name} are {side} x {width} pixels; only square ones can be used"
             )
+        policies.check_size(policies.find_policy(self.policy), side, side)
         smallest = scaled_side(side, min(self.image_scale))
         check_size(self.model, (channels, smallest, smallest))
 

@@ -151,7 +151,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with suppress(OSError):
         for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             with suppress(ValueError):
-                yield json.loads(text)
+                line = json.loads(text)
+                if isinstance(line, dict):
+                    yield line
 
 
 def _lock_path(folder: Path) -> Path:

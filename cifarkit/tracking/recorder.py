@@ -120,7 +120,10 @@ class RunRecorder:
     def _open(self, tags: dict[str, str], resume: str | None) -> str:
         client = self.client
         try:
-            experiment = experiment_id(client, self.experiment)
+            if resume:
+                experiment = client.get_run(resume).info.experiment_id
+            else:
+                experiment = experiment_id(client, self.experiment)
             with suppress(Exception):  # other runs' business
                 end_vanished(client, experiment, noted_ends())
             mark = {PROCESS: this_process(), HEARTBEAT: f"{time.time():.0f}"}
@@ -377,11 +380,12 @@ def _is_refusal(error: Exception) -> bool:
     return not isinstance(error, OSError)
 
 
-def sync(journal: Journal) -> list[str]:
+def sync(journal: Journal) -> tuple[int, list[str]]:
     """Send what a run left behind, in order; its folder goes when the store has everything.
 
     Returns:
-        What the store did not take, and why: all that follows the first thing it left unanswered.
+        How many entries the store took; what it did not take, and why, up to the first that it left
+        unanswered.
 
     Raises:
         TrackingError: the store does not answer, or the run is at work again.
@@ -396,20 +400,23 @@ def sync(journal: Journal) -> list[str]:
         raise TrackingError("it is being trained by another process") from None
 
 
-def _sync(journal: Journal) -> list[str]:
+def _sync(journal: Journal) -> tuple[int, list[str]]:
     run_id = journal.header["run_id"]
     client = connect(journal.header["uri"])
     problems: list[str] = []
+    sent = 0
     try:
         writer = client.get_run(run_id).data.tags.get(PROCESS)
     except Exception as error:
-        return [f"the run: {reason(error)}"]
+        gone = f"; if it is gone for good, remove {os.path.relpath(journal.folder)}"
+        return 0, [f"the run: {reason(error)}{gone if _is_refusal(error) else ''}"]
     if writer is not None and writer != journal.header["process"]:
         journal.remove()
         journal.pending.clear()
-        return ["it has gone on elsewhere since; what was left here is older, and is gone"]
+        return 0, ["it has gone on elsewhere since; what was left here is older, and is gone"]
     for entry in list(journal.pending):
         try:
+            _check_place(entry, journal.folder)
             entry.send(client, run_id, journal.folder)
         except Exception as error:
             problems.append(f"{entry}: {reason(error)}")
@@ -417,9 +424,21 @@ def _sync(journal: Journal) -> list[str]:
                 break
         else:
             journal.sent(entry)
+            sent += 1
     if not journal.pending:
         journal.remove()
-    return problems
+    return sent, problems
+
+
+def _check_place(entry: Entry, folder: Path) -> None:
+    """A journal may have come with a folder from somebody else, and would have any file sent, or removed.
+
+    Raises:
+        PermissionError: the entry is about a file outside of the folder in which its run was trained.
+    """
+    home = folder.parents[1].resolve()
+    if "path" in entry.content and not (folder / entry.content["path"]).resolve().is_relative_to(home):
+        raise PermissionError(f"it lies outside of {home}: send it from there by hand")
 
 
 @contextmanager

@@ -221,7 +221,7 @@ class _Coming:
 
 def _diverged(epoch: int, step: int | None) -> DivergedError:
     where = f"epoch {epoch}" + (f", step {step}" if step else "")
-    kept = f"the weights after epoch {epoch - 1} are kept in last.ckpt; " if epoch > 1 else ""
+    kept = f"the run keeps the weights after epoch {epoch - 1}; " if epoch > 1 else ""
     return DivergedError(f"{DivergedError.sign} ({where}); {kept}try a lower --lr or run lr-find")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -18,7 +19,8 @@ from cifarkit.models import allow_tta, build_model
 from cifarkit.pipeline import Preprocessing
 from cifarkit.recipes import Recipe
 
-INITIALISING_IMAGES = 5000
+# To initialise a network; of larger images fewer.
+INITIALISING_IMAGES, INITIALISING_PIXELS = 5000, 5000 * 32**2
 
 
 @runtime_checkable
@@ -91,6 +93,7 @@ def build_network(recipe: Recipe, data: Data) -> nn.Module:
     asks for it, from training images."""
     network = build_model(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
     if isinstance(network, Initialised):
-        some = torch.from_numpy(data.train.images[:: max(1, len(data.train) // INITIALISING_IMAGES)])
+        wanted = min(INITIALISING_IMAGES, INITIALISING_PIXELS // data.image_size**2)
+        some = torch.from_numpy(data.train.images[:: math.ceil(len(data.train) / max(1, wanted))])
         network.initialise(data.preprocessing(some.permute(0, 3, 1, 2)))
     return allow_tta(network, mirrors(find_policy(recipe.policy)))

@@ -17,7 +17,7 @@ from cifarkit.recipes import Recipe
 from cifarkit.results import LrCurve
 from cifarkit.training.data import Data, build_network
 from cifarkit.training.hardware import Hardware
-from cifarkit.training.lr_rules import RULE, STEPS, check_range, choose, default_max_lr, smooth, suggest
+from cifarkit.training.lr_rules import RULE, STEPS, check_range, check_rule, default_max_lr, smooth, suggest
 
 RECENT = 0.8
 DIVERGENCE = 4.0
@@ -41,8 +41,9 @@ def find_lr(
         lr_max: None takes 0.1 for Adam and AdamW, and 10 for SGD and Muon, which train at higher rates.
 
     Raises:
-        CifarkitError: the curve does not support the rule.
+        UnknownName: no such rule.
     """
+    check_rule(rule)
     lr_max = lr_max or default_max_lr(recipe)
     device = torch.device(hardware.device)
     torch.manual_seed(seed)
@@ -75,7 +76,7 @@ def find_lr(
         smoothed=tuple(smooth(lrs, losses)),
         rules=rules,
         rule=rule,
-        suggestion=choose(rules, rule),
+        suggestion=rules[rule],
         diverged=diverged,
     )
 

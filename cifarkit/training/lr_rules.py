@@ -80,7 +80,7 @@ RULES: dict[str, Callable[[list[float], list[float]], float | None]] = {
 
 
 def suggest(lrs: list[float], losses: list[float]) -> dict[str, float | None]:
-    """What every rule makes of the curve; the last point of a diverged test is left out."""
+    """What every rule makes of the curve; losses that are no numbers are left out."""
     finite = [i for i, loss in enumerate(losses) if math.isfinite(loss)]
     if len(finite) < 10:
         return dict.fromkeys(RULES)
@@ -101,7 +101,7 @@ def choose(rules: dict[str, float | None], rule: str) -> float:
     if lr is None:
         raise CifarkitError(
             f"the range test gives the rule {rule!r} nothing to go by: the loss never fell, or diverged at "
-            "once; try `cifarkit lr-find` with another --min-lr and --max-lr, or give --lr a number"
+            "once; give `lr-find` another --min-lr and --max-lr, or `fit` a number for --lr"
         )
     return lr
 

@@ -75,7 +75,8 @@ class _Shell(pl.LightningModule):
     def __init__(self, network: torch.nn.Module, image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         # The course project's class was the LightningModule itself, with its layers under `network`.
-        self.network = getattr(network, "network", network)
+        children = dict(network.named_children())
+        self.network = children["network"] if list(children) == ["network"] else network
         self.example_input_array = torch.zeros(1, *image_shape)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

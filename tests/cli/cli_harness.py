@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
-from real_process import PATIENCE_SECONDS, Process, environment
+from real_process import PATIENCE_SECONDS, Start, environment
 from run_store import Store
 
 from cifarkit.results import to_dict
@@ -125,7 +125,7 @@ class Screen(Outcome):
 
 
 def run_on_terminal(
-    start: Callable[..., Process],
+    start: Start,
     arguments: Sequence[str],
     folder: Path,
     *,

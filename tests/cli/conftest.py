@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli_harness import Outcome, Screen, Trained, is_picture, run_on_terminal, shell
 from filelock import FileLock
-from real_process import Process, environment
+from real_process import Start, environment
 from run_store import Store
 
 import cifarkit.cli
@@ -55,7 +55,7 @@ def cli(
 
 
 @pytest.fixture
-def on_terminal(start: Callable[..., Process]) -> Callable[..., Screen]:
+def on_terminal(start: Start) -> Callable[..., Screen]:
     """Runs one command on a terminal; see `run_on_terminal`."""
     return partial(run_on_terminal, start)
 

@@ -39,6 +39,11 @@ WRONG_USAGE = [
     ("fit --dataset digits --epochs many", ["valid int", "--epochs"]),
     ("fit --dataset digits --batch-size 0", ["batch size must be at least 1"]),
     ("fit --dataset digits --batch-size 5000", ["5000", "1437 training images", "--batch-size 359"]),
+    (
+        "fit --dataset digits --recipe fast --model small-cnn --batch-size 1100",
+        ["1100", "1006 of 1437 training images that an epoch shows", "--batch-size 251"],
+    ),
+    ("fit --dataset digits --policy airbench96", ["Cutout", "at least 12 x 12 pixels, not 8 x 8"]),
     ("fit --dataset digits --val-size 5000", ["cannot hold out 5000", "between 10 and 1427"]),
     ("fit --dataset digits --val-size 3", ["cannot hold out 3"]),
     ("fit --dataset digits --val-size -1", ["--val-size"]),
@@ -73,6 +78,7 @@ WRONG_USAGE = [
     ("fit --dataset digits --gpus -1", ["--gpus"]),
     ("fit --dataset digits --experiment ''", ["experiment", "empty"]),
     ("gradcam --index 1 --correct", ["choose one of image files, --index and --correct"]),
+    ("gradcam picture.png --split test", ["belong to no data set", "--split"]),
     ("gradcam picture.png --correct", ["choose one of image files, --index and --correct"]),
     # words that are no command, option or value
     ("fti", ["no such command 'fti'", "fit"]),
@@ -117,6 +123,7 @@ AT_ONCE = {
     "fit --dataset digits --batch-size 5000",
     "fit --dataset digits --val-size 5000",
     "fit --dataset digits --model speednet",
+    "fit --dataset digits --policy airbench96",
     "lr-find --dataset digits --batch-size 5000",
     "lr-find --dataset digits --rule deepest",
     "lr-find --dataset digits --min-lr 0",
@@ -295,15 +302,6 @@ def garbage(checkpoint: bytes) -> bytes:
 
 def truncated(checkpoint: bytes) -> bytes:
     return checkpoint[: len(checkpoint) // 2]
-
-
-def altered(checkpoint: bytes) -> bytes:
-    middle = len(checkpoint) // 2
-    return (
-        checkpoint[:middle]
-        + bytes(b ^ 255 for b in checkpoint[middle : middle + 64])
-        + checkpoint[middle + 64 :]
-    )
 
 
 def empty(checkpoint: bytes) -> bytes:

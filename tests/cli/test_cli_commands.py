@@ -17,7 +17,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from cli_harness import COLOURS, Outcome, Trained, colour_folder, is_picture, run
+from cli_harness import COLOURS, Outcome, Trained, artifact_names, colour_folder, is_picture, run
 from PIL import Image
 from real_process import environment
 
@@ -273,6 +273,18 @@ def test_lr_find_records_a_run(cli: Cli, tmp_path: Path) -> None:
     assert run.data.tags["cifarkit.kind"] == "lr-find"
     assert {run.data.params[name] for name in ("min_lr", "max_lr")} == {"1e-07", "0.1"}
     assert run.data.metrics["suggested_lr"] == pytest.approx(curve["suggestion"])
+
+
+def test_a_range_test_that_finds_nothing_shows_what_it_saw(cli: Cli, tmp_path: Path) -> None:
+    rates = ("--min-lr", "1e30", "--max-lr", "1e35", "--steps", "12")
+    cli("lr-find", "--dataset", "digits", "--optimizer", "sgd", *rates).failed(
+        1, "'valley' nothing to go by", "--min-lr"
+    )
+    (picture,) = (tmp_path / "figures").rglob("*.png")
+    assert is_picture(picture)
+    (run,) = mlflow.MlflowClient().search_runs(["1"])
+    assert run.info.status == "FAILED"
+    assert "figures/lr_range_test.png" in artifact_names(mlflow.MlflowClient(), run.info.run_id)
 
 
 # -- a trained network ----------------------------------------------------------------------------

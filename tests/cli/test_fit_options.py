@@ -15,9 +15,15 @@ import mlflow
 import pytest
 from cli_harness import COLOURS, Outcome, artifact_names, colour_folder, history, is_picture
 from run_store import Store
+from torch import Tensor, nn
 
 from cifarkit import results
 from cifarkit.cli.choices import resolve
+from cifarkit.cli.fit import plan
+from cifarkit.console import Terminal
+from cifarkit.models import MODELS, Model
+from cifarkit.recipes import RECIPES
+from cifarkit.recipes.recipe import PRECISIONS
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -56,9 +62,15 @@ def test_a_target_plans_the_training_and_makes_it_go_on(cli: Cli, tmp_path: Path
 @pytest.mark.usefixtures("without_figures")
 def test_a_measured_target_says_what_it_takes(cli: Cli) -> None:
     outcome = cli(*FIT, "--target-acc", "0.9").succeeded()
-    assert "90.00% needs about 15 epochs: digits came to 99.72%" in outcome.err
+    assert "90.00% needs about 15 epochs: recipe digits came to 99.72% in 15 epochs" in outcome.err
     outcome = cli(*FIT, "--target-acc", "0.3", "--policy", "none", "--batch-size", "100").succeeded()
     assert "nobody has measured what 30.00% needs with these settings: 15 epochs" in outcome.err
+
+
+def test_precision_does_not_change_what_a_target_takes() -> None:
+    said = Terminal(quiet=True)
+    lengths = {plan(said, RECIPES["fast"].override(precision=p), "cifar10", 0.92).epochs for p in PRECISIONS}
+    assert lengths == {16}
 
 
 def test_a_target_may_choose_the_recipe_but_not_against_what_was_asked() -> None:
@@ -80,9 +92,11 @@ def test_a_limit_below_what_the_target_is_expected_to_take(cli: Cli) -> None:
     outcome = cli(*FIT, *places, "--target-acc", "0.9999", "--max-epochs", "1").failed(
         3, "99.99%", "in 1 epoch"
     )
-    expected = "digits came to 99.72% in 15 epochs, and nobody has measured more: 15 epochs to begin with"
+    expected = (
+        "recipe digits came to 99.72% in 15 epochs, and nobody has measured more: 15 epochs to begin with"
+    )
     assert expected in outcome.err
-    assert "it gets 1 epoch, as --max-epochs says" in outcome.err
+    assert "limited to 1 epoch by --max-epochs" in outcome.err
     # What it says to go on with finds the run and the data where they are.
     hint = re.search("`cifarkit (fit --resume .*)`", outcome.err)
     assert hint
@@ -161,7 +175,7 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
     rows = [line for line in table.splitlines() if "FINISHED" in line]
     begins = [line.index("digits-digits") for line in rows]
     assert begins == [begins[0], begins[0] + 2, begins[0] + 2]
-    assert "of several seeds, accuracy is the mean of their last epochs" in table
+    assert "of several seeds: their mean accuracy in the last epoch" in table
     # The parent is asked like any other run, and answers with the best of its trainings.
     best = max(fit["best_val_acc"] for fit in fits)
     assert cli("eval").succeeded().line == f"{best:.4f}"
@@ -329,3 +343,43 @@ def test_a_figure_that_cannot_be_drawn_does_not_fail_a_training(
     outcome = cli("fit", "--dataset", "digits", "--epochs", "1").succeeded()
     assert "no class activation maps: this network has no gradient" in outcome.err
     assert Store(tmp_path).statuses == ["FINISHED"]
+
+
+def test_a_network_that_cannot_be_exported_does_not_fail_a_training(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Branching(nn.Module):
+        def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(image_shape[0], 8, 3), nn.ReLU(), nn.Flatten())
+            self.head = nn.Linear(8 * 36, classes)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.layers(images))
+            return logits if images.mean() > 0 else 2 * logits
+
+    monkeypatch.setitem(MODELS, "branching", Model("for tests", Branching, 8))
+    outcome = cli(*FIT, "--epochs", "1", "--model", "branching").succeeded()
+    assert "warning: no exported model: " in outcome.err
+    store = Store(tmp_path)
+    assert store.statuses == ["FINISHED"]
+    assert "figures/curves.png" in store.files(outcome.line)
+    assert "model/MLmodel" not in store.files(outcome.line)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_one_of_several_trainings_that_a_scheduler_starts_is_a_whole_one(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    cli(*FIT, "--epochs", "1").succeeded()
+    assert Store(tmp_path).statuses == ["FINISHED"]
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_named_by_its_id_is_gone_on_with_in_its_own_experiment(cli: Cli, tmp_path: Path) -> None:
+    options = ("--epochs", "1", "--target-acc", "0.9999", "--max-epochs", "1", "--experiment", "other")
+    run_id = cli(*FIT, *options, "--json").failed(3).data["run_id"]
+    cli("fit", "--resume", run_id, "--max-epochs", "2").failed(3, "in 2 epochs")
+    names = {each.name for each in mlflow.MlflowClient(Store(tmp_path).uri).search_experiments()}
+    assert names == {"Default", "other"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -23,6 +25,7 @@ from cifarkit.recipes import find_recipe
 pytestmark = pytest.mark.filterwarnings("default")
 
 Cli = Callable[..., Outcome]
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +142,13 @@ def test_the_exported_model_predicts_what_eval_says(
     assert probabilities.shape == (360, 10)
     assert probabilities.dtype == np.float32
     assert probabilities.sum(1) == pytest.approx(1, abs=1e-5)
+    # As the README shows it.
+    (program,) = re.findall(
+        r"```python\n(import mlflow\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
+    )
+    shown: dict[str, Any] = {}
+    exec(program.replace("ID", trained.run_id).replace("32, 32, 3", "8, 8, 1"), shown)
+    assert shown["probabilities"].shape == (4, 10)
     predicted = probabilities.argmax(1)
     confusion = np.zeros((10, 10), int)
     np.add.at(confusion, (unseen_digits.labels, predicted), 1)

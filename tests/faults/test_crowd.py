@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fault_harness import COMPARED
-from real_process import Process
+from real_process import Start
 from run_store import Store
-
-Start = Callable[..., Process]
 
 
 @pytest.mark.parametrize("runs", [2, pytest.param(10, marks=pytest.mark.slow)])

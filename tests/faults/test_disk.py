@@ -10,10 +10,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from real_process import Process
+from real_process import Start
 from run_store import Store
 
-Start = Callable[..., Process]
 Mount = Callable[..., bool]
 
 FIT = ("fit", "--dataset", "digits", "--epochs", "50")

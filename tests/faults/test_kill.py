@@ -7,16 +7,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fault_harness import assert_same_training
 from filelock import FileLock
-from real_process import Process
+from real_process import Start
 from run_store import Store
-
-Start = Callable[..., Process]
 
 # Hard examples are the part whose state is easily lost; growing images are in tests/training/test_fit.py.
 FIT = (

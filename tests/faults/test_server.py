@@ -9,18 +9,16 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from real_process import Process
+from real_process import Start
 from real_server import Server
 from run_store import ARTIFACTS, EPOCH_METRICS, Store
 
 from cifarkit.recipes import find_recipe
-
-Start = Callable[..., Process]
 
 EPOCHS = 8
 FIT = ("fit", "--dataset", "digits", "--epochs", str(EPOCHS))

@@ -6,14 +6,11 @@ import json
 import re
 import signal
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from real_process import Process
+from real_process import Start
 from run_store import Store
-
-Start = Callable[..., Process]
 
 FIT = ("fit", "--dataset", "digits", "--epochs")
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from cifarkit.augment.policies import POLICIES, mirrors
+from cifarkit.data.image_set import ImageSet
 from cifarkit.models import allow_tta, build_model, one_view, speednet
 from cifarkit.models.speednet import SpeedNet, shifted
 from cifarkit.optim import build_optimizer
+from cifarkit.recipes import RECIPES
+from cifarkit.training.data import Data, build_network, preprocessing_for
 
 
 def correlated_images(channels: int, count: int = 200, side: int = 12) -> Tensor:
@@ -71,6 +75,21 @@ def test_whitening_is_frozen_through_training(network: SpeedNet, images: Tensor)
     assert not network.whiten.weight.requires_grad
     assert network.whiten.bias is not None
     assert network.whiten.bias.requires_grad
+
+
+def test_of_larger_images_fewer_initialise_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def note(network: SpeedNet, images: Tensor) -> None:
+        seen.append(len(images))
+
+    monkeypatch.setattr(SpeedNet, "initialise", note)
+    for number, side in ((5001, 32), (9999, 32), (2000, 64), (3, 512)):
+        pixels = np.zeros((number, side, side, 1), np.uint8)
+        images = ImageSet("some", "train", pixels, np.zeros(number, np.int64), ("a", "b"), np.arange(number))
+        data = Data("some", images, images, preprocessing_for(images, (0.5,), (0.5,)))
+        build_network(RECIPES["fast"], data)
+    assert seen == [2501, 5000, 1000, 3]
 
 
 def test_initialise_depends_on_the_images_alone(images: Tensor) -> None:

@@ -58,6 +58,14 @@ def test_muon_takes_filters_and_sgd_the_rest() -> None:
     assert len(groups[0]["params"]) == 6
 
 
+def test_muon_leaves_no_parameter_untrained() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv1d(4, 4, 3), nn.Conv3d(4, 4, 3), nn.Linear(4, 2))
+    network.register_parameter("places", nn.Parameter(torch.zeros(1, 9, 4)))
+    groups = build_optimizer("muon", network, 0.1, 0.0, batch_size=8).param_groups
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(map(id, network.parameters()))
+
+
 def test_muons_rates_at_the_records_settings() -> None:
     """airbench94_muon: 0.24 for filters, 0.053 for biases and 0.67 for the head per image of a loss that
     is summed over a batch of 2000, and a weight decay of 2e-6 per image."""

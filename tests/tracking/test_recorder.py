@@ -117,7 +117,7 @@ def test_a_second_signal_waits_for_no_store(
         with pytest.raises(type(second)), recording(recorder):
             impatient()
     (journal,) = left_behind(this_process_too=True)
-    assert sync(journal) == []
+    assert sync(journal)[1] == []
     assert client.get_run(run_id).info.status == "KILLED"
 
 
@@ -134,7 +134,7 @@ def test_a_signal_that_ends_the_waiting_leaves_a_true_status(
         with pytest.raises(KeyboardInterrupt), recording(recorder):
             raise Interrupted("interrupted")
     (journal,) = left_behind(this_process_too=True)
-    assert sync(journal) == []
+    assert sync(journal)[1] == []
     assert client.get_run(run_id).info.status == "KILLED"
 
 
@@ -165,7 +165,7 @@ def test_a_store_that_is_away_does_not_fill_the_disk(
     assert [path.read_text() for path in recorder.folder.rglob("last.ckpt")] == ["4"]
     away.undo()
     (journal,) = left_behind(this_process_too=True)
-    assert sync(journal) == []
+    assert sync(journal)[1] == []
     assert fetch_artifact(client, run_id, "checkpoints/last.ckpt", Path()).read_text() == "4"
 
 
@@ -278,7 +278,8 @@ def test_what_was_left_behind_does_not_replace_what_came_after(
     client.set_tag(run_id, tracking.PROCESS, "elsewhere/7@1")
     client.set_terminated(run_id, "FINISHED")
     (journal,) = left_behind(this_process_too=True)
-    assert ["gone on elsewhere" in problem for problem in sync(journal)] == [True]
+    sent, problems = sync(journal)
+    assert (sent, ["gone on elsewhere" in problem for problem in problems]) == (0, [True])
     assert client.get_run(run_id).info.status == "FINISHED"
     assert "val/acc" not in client.get_run(run_id).data.metrics
     assert not UNSENT.exists()
@@ -416,7 +417,7 @@ def test_what_cannot_be_recorded_is_noted_and_the_rest_goes_on(
     assert client.get_run(run_id).data.metrics["best_val_acc"] == 0.5
     (tmp_path / "nowhere.png").write_bytes(b"png")
     (journal,) = left_behind(this_process_too=True)
-    assert sync(journal) == []
+    assert sync(journal)[1] == []
     assert [f.path for f in client.list_artifacts(run_id, "figures")] == ["figures/nowhere.png"]
     assert not UNSENT.exists()
 
@@ -516,11 +517,11 @@ def test_what_a_dead_store_was_to_get_is_sent_by_sync(
     assert recorder.unsent == 6
     assert client.get_run(run_id).info.status == "RUNNING"
     (journal,) = left_behind(this_process_too=True)
-    assert len(sync(journal)) == 1  # still down: nothing is tried after the first
+    assert len(sync(journal)[1]) == 1  # still down: nothing is tried after the first
     assert len(journal.pending) == 6
     store.down = False
     (journal,) = left_behind(this_process_too=True)
-    assert sync(journal) == []
+    assert sync(journal)[1] == []
     run = client.get_run(run_id)
     assert run.info.status == "FAILED"
     assert run.data.params == {"lr": "0.1"}
@@ -529,6 +530,33 @@ def test_what_a_dead_store_was_to_get_is_sent_by_sync(
     assert fetch_artifact(client, run_id, "checkpoints/last.ckpt", tmp_path).read_bytes() == b"weights"
     assert fetch_artifact(client, run_id, "summary.txt", tmp_path).read_text() == "a table"
     assert not UNSENT.exists()
+
+
+def test_a_journal_from_elsewhere_gets_at_no_file_outside(
+    recorder: RunRecorder, client: Any, store: Unreliable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unpacked").mkdir()
+    monkeypatch.chdir(tmp_path / "unpacked")
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    run_id = recorder.start(FIT)
+    store.down = True
+    link = recorder.folder / "link"
+    link.symlink_to(secret)
+    for path in (str(secret), "../../../secret", "link"):
+        recorder.journal.add("artifact", path=path, place=f"as {path[0]}", delete=True)
+    recorder.journal.add("artifacts", path="../../../..", place="")
+    recorder.journal.add("text", text="a table", name="summary.txt")
+    recorder.close("FINISHED")
+    with (recorder.folder / "journal.jsonl").open("a") as file:
+        file.write("\n[1]\n5\nnull")
+    store.down = False
+    (journal,) = left_behind(this_process_too=True)
+    sent, problems = sync(journal)
+    assert [f"outside of {tmp_path / 'unpacked'}" in problem for problem in problems] == [True] * 4
+    assert sent == 2
+    assert secret.read_text() == "mine"
+    assert [file.path for file in client.list_artifacts(run_id)] == ["summary.txt"]
 
 
 def test_what_is_kept_elsewhere_can_be_sent_from_there(
@@ -552,7 +580,7 @@ def test_what_is_kept_elsewhere_can_be_sent_from_there(
     away.undo()
     monkeypatch.chdir(there)
     (journal,) = left_behind(this_process_too=True)
-    assert sync(journal) == []
+    assert sync(journal)[1] == []
     assert client.get_run(run_id).data.params == {"lr": "0.1"}
     assert not there.exists()
 
@@ -606,7 +634,7 @@ def test_entries_sent_twice_are_in_the_store_once(recorder: RunRecorder, client:
     journal.write_text("\n".join([*kept, '{"number": 9, "kind": "met']))  # and a line cut short
     again = Journal(journal.parent)
     assert [entry.kind for entry in again.pending] == ["data set", "params", "metrics", "artifact"]
-    assert sync(again) == []
+    assert sync(again)[1] == []
     run = client.get_run(run_id)
     assert [(m.step, m.value) for m in client.get_metric_history(run_id, "val/acc")] == [(1, 0.25)]
     assert len(run.inputs.dataset_inputs) == 1

@@ -330,12 +330,33 @@ def test_another_format(edited: Any) -> None:
         lambda content: content["cifarkit"].update(surprise=1),
         lambda content: content.update(cifarkit=5),
         lambda content: content["cifarkit"]["rows"][0].pop("val_acc"),
+        lambda content: content["cifarkit"].update(dataset=5),
+        lambda content: content["cifarkit"]["settings"].update(model=["small-cnn"]),
+        lambda content: content["cifarkit"]["settings"].pop("policy"),
     ],
-    ids=["fingerprint", "rows", "preprocessing", "format", "more", "no-record", "part-of-a-row"],
+    ids=[
+        "fingerprint",
+        "rows",
+        "preprocessing",
+        "format",
+        "more",
+        "no-record",
+        "part-of-a-row",
+        "number-for-a-name",
+        "list-for-a-name",
+        "no-policy",
+    ],
 )
 def test_an_incomplete_record(edited: Any, change: Any) -> None:
     with pytest.raises(CheckpointError):
         read_story(edited(change))
+
+
+@pytest.mark.parametrize("side", [0, 9, 100_000])
+def test_images_are_not_shown_larger_than_they_are(edited: Any, side: int) -> None:
+    path = edited(lambda content: content["cifarkit"]["preprocessing"].update(side=side))
+    with pytest.raises(CheckpointError, match=f"images of 8 pixels shown at {side}"):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("shape", [(4000, 8, 8), (1, 10**6, 10**6), (1, 8, 0), (-1, 8, 8)])

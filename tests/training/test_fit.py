@@ -384,7 +384,7 @@ def test_checkpoints_of_before_the_divergence_stay(
     for tensor in content["optimizer_states"][0]["state"].values():
         tensor["exp_avg"].fill_(math.nan)
     torch.save(content, tmp_path / "sick.ckpt")
-    with pytest.raises(DivergedError, match=r"epoch 2.*the weights after epoch 1 are kept"):
+    with pytest.raises(DivergedError, match=r"epoch 2.*the run keeps the weights after epoch 1"):
         fit(recipe, data, cpu, tmp_path, resume=tmp_path / "sick.ckpt")
     assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
     network = load_checkpoint(tmp_path / "last.ckpt").network

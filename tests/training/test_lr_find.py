@@ -134,6 +134,14 @@ def test_a_curve_is_the_whole_record(recipe: Recipe, data: Data, cpu: Hardware) 
     assert curve.losses != find_lr(recipe, data, cpu, seed=2, lr_min=1e-5, lr_max=0.5, steps=40).losses
 
 
+def test_a_curve_that_its_rule_makes_nothing_of_is_a_record_too(
+    recipe: Recipe, data: Data, cpu: Hardware
+) -> None:
+    curve = find_lr(replace(recipe, optimizer="sgd"), data, cpu, seed=1, lr_min=1e30, lr_max=1e35, steps=12)
+    assert curve.suggestion is curve.rules[RULE] is None
+    assert curve.losses
+
+
 def test_a_curve_that_ends_in_no_number_is_smooth_up_to_there(
     recipe: Recipe, data: Data, cpu: Hardware
 ) -> None:
