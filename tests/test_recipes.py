@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from cifarkit.augment.policies import POLICIES
+from cifarkit.cli import app
 from cifarkit.data.datasets import DATASETS, find_dataset
 from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import UnknownName, UsageError
@@ -18,6 +23,8 @@ from cifarkit.optim.schedules import Linear, OneCycle
 from cifarkit.recipes import PRECISIONS, RECIPES, Recipe, find_recipe, recipe_for, scaled_side
 from cifarkit.results import Evidence
 
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+FIT: Any = typer.main.get_command(app).commands["fit"]  # type: ignore[attr-defined]
 EVERY = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
@@ -78,7 +85,42 @@ def test_evidence_is_complete(recipe: Recipe) -> None:
         assert evidence.runs >= 1
         assert evidence.train_seconds > 0
         assert evidence.hardware
-        assert evidence.command.startswith("cifarkit fit")
+        program, command, *words = evidence.command.split()
+        assert (program, command) == ("cifarkit", "fit")
+        asked = FIT.make_context("fit", words).params
+        assert asked["runs"] == evidence.runs
+        assert (asked["recipe"] or DATASETS[asked["dataset"]].recipe, asked["dataset"]) == (
+            recipe.name, evidence.dataset,
+        )  # fmt: skip
+        assert (asked["epochs"] or recipe.epochs) == evidence.epochs
+
+
+def test_evidence_is_what_was_measured() -> None:
+    """Of several seeds; `benchmarks/results` holds what `--runs` said."""
+
+    def records(value: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(value, dict):
+            if isinstance(value.get("evidence"), dict):
+                yield value["evidence"]
+            value = list(value.values())
+        for each in value if isinstance(value, list) else ():
+            yield from records(each)
+
+    told = {
+        record["command"].removesuffix(" --json"): record
+        for path in RESULTS.glob("*.json")
+        for record in records(json.loads(path.read_text(encoding="utf-8")))
+    }
+    compared = 0
+    for evidence in (each for recipe in RECIPES.values() for each in recipe.evidence):
+        if record := told.get(evidence.command):
+            compared += 1
+            for name in ("dataset", "runs", "epochs"):
+                assert getattr(evidence, name) == record[name], evidence.command
+            assert evidence.accuracy_mean == pytest.approx(record["accuracy_mean"], abs=6e-5)
+            assert evidence.accuracy_std == pytest.approx(record["accuracy_std"], abs=6e-5)
+            assert evidence.train_seconds == pytest.approx(record["train_seconds"], rel=3e-3)
+    assert compared >= 7
 
 
 @EVERY

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -79,7 +80,9 @@ class Outcome:
         return self.data
 
 
-def run(arguments: Sequence[str], folder: Path, **variables: str) -> Outcome:
+def run(
+    arguments: Sequence[str], folder: Path, *, patience: float = PATIENCE_SECONDS, **variables: str
+) -> Outcome:
     """One command in a process of its own, with pipes for stdout and stderr."""
     done = subprocess.run(
         [*COMMAND, *arguments],
@@ -88,7 +91,7 @@ def run(arguments: Sequence[str], folder: Path, **variables: str) -> Outcome:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=patience,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
 
@@ -136,7 +139,7 @@ def run_on_terminal(
 
     Args:
         start: see `conftest.start`.
-        signal_after: send this signal once this text has been on the screen.
+        signal_after: send this signal once this pattern has been on the screen.
     """
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
@@ -152,7 +155,7 @@ def run_on_terminal(
                 shown += os.read(master, 65536)
             elif (code := process.poll()) is not None:
                 break
-            if signal_after and signal_after[0].encode() in shown:
+            if signal_after and re.search(signal_after[0].encode(), shown):
                 process.signal(signal_after[1])
                 signal_after = None
         after = termios.tcgetattr(slave)

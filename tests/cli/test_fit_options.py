@@ -171,6 +171,7 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
     ]
     assert listed[0]["val_acc"] == pytest.approx(summary["accuracy"]["mean"])
     assert listed[0]["train_seconds"] == pytest.approx(summary["train_seconds"]["mean"])
+    assert cli("runs", "list", "--limit", "2").out.split() == [run["run_id"] for run in listed[:2]]
     table = cli("runs", "list").err
     rows = [line for line in table.splitlines() if "FINISHED" in line]
     begins = [line.index("digits-digits") for line in rows]
@@ -226,7 +227,7 @@ def test_every_option_reaches_the_run(cli: Cli, tmp_path: Path) -> None:
         "--run-name": "a name",
     }
     flags = [word for pair in options.items() for word in pair]
-    outcome = cli(*FIT, *flags).succeeded()
+    outcome = cli(*FIT, *flags, "--deterministic").succeeded()
     client = mlflow.MlflowClient(Store(tmp_path).uri)
     found = client.get_run(outcome.line)
     params = found.data.params
@@ -244,6 +245,8 @@ def test_every_option_reaches_the_run(cli: Cli, tmp_path: Path) -> None:
         "seed": "3",
         "device": "cpu",
         "precision": "fp32",
+        "deterministic": "True",
+        "compile": "False",
     }
     assert {key: params[key] for key in expected} == expected
     assert found.info.run_name == "a name"

@@ -26,12 +26,12 @@ FIT = ["fit", "--dataset", "digits", "--epochs"]
 
 
 def test_ctrl_c_and_going_on(cli: Cli, on_terminal: OnTerminal, tmp_path: Path) -> None:
-    """A training on a terminal that is stopped after its second epoch."""
+    """A training on a terminal that is stopped within it."""
     (tmp_path / "scratch").mkdir()
     screen = on_terminal(
         [*FIT, str(EPOCHS)],
         tmp_path,
-        signal_after=(f"epoch 3/{EPOCHS}", signal.SIGINT),
+        signal_after=(f"epoch [3-6]/{EPOCHS}", signal.SIGINT),  # the screen may miss some
         TMPDIR=str(tmp_path / "scratch"),
     )
     store = Store(tmp_path)
@@ -47,7 +47,7 @@ def test_ctrl_c_and_going_on(cli: Cli, on_terminal: OnTerminal, tmp_path: Path) 
 
     outcome = cli("fit", "--resume", "last", store=store).succeeded()
     assert outcome.line == run_id
-    assert re.search(r"\ngoing on after epoch [23]( and \d+ steps? of epoch [34])?\n", outcome.err)
+    assert re.search(r"\ngoing on after epoch [2-6]( and \d+ steps? of epoch [3-7])?\n", outcome.err)
     assert store.statuses == ["FINISHED"]
     assert store.run_ids == [run_id]
     client: Any = mlflow.MlflowClient(store.uri)
