@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cifarkit.augment.batched import Batched
+from cifarkit.augment.batched_ops import Scaling, normalize
 from cifarkit.augment.ops import Policy
 from cifarkit.augment.policies import POLICIES
 from cifarkit.augment.randomness import epoch_permutation
@@ -51,8 +52,8 @@ class Preprocessing:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (B, C, H, W) to normalised float32 (B, C, side, side), on the device of ``images``."""
-        everything = Batched(POLICIES["none"], self.mean, self.std, seed=0)
-        return resize(everything(images, torch.arange(len(images), device=images.device), 0), self.side)
+        scaling = Scaling(*(factor.to(images.device) for factor in Scaling.of(self.mean, self.std)))
+        return resize(normalize(images, scaling), self.side)
 
 
 def resize(images: Tensor, side: int) -> Tensor:

@@ -86,7 +86,7 @@ def _train_all(
         seeds = f"{request.seed}-{request.seed + runs - 1}"
         parent.log_params(job.params() | {"seed": seeds, "runs": runs})
     best = max(trainings, key=lambda training: training.result.best_val_acc)
-    command = repeated.command if repeated else tracking.environment_tags()[tracking.COMMAND]
+    command = repeated.command if repeated else tracking.command_line()
     summary = summarise([training.result for training in trainings], job.hardware.device, command)
     summary = replace(summary, run_id=parent.run_id, best_run_id=best.result.run_id)
     parent.log_metrics(_metrics(summary))
@@ -165,15 +165,10 @@ def summarise(fits: Sequence[FitResult], device: str, command: str) -> FitRuns:
     to_target = [fit.time_to_target_seconds for fit in fits if fit.time_to_target_seconds is not None]
     accuracy = spread([fit.last_val_acc for fit in fits], most=1.0)
     train_seconds = spread([fit.train_seconds for fit in fits])
-    environment = tracking.environment_tags()
     return FitRuns(
         run_id=None,
         date=date.today().isoformat(),
-        versions={
-            key.removeprefix("version."): value
-            for key, value in environment.items()
-            if key.startswith("version.")
-        },
+        versions=tracking.versions(),
         seeds=tuple(fit.seed for fit in fits),
         accuracy=accuracy,
         train_seconds=train_seconds,

@@ -23,6 +23,7 @@ from cifarkit.training.callbacks import Observer
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
+from cifarkit.training.lr_rules import choose
 
 LR_WITHOUT_RANGE_TEST = 1e-3
 
@@ -70,18 +71,18 @@ def run_bench(
     if target:
         goal, planned = target
         with terminal.busy(f"training to {goal:g}"):
-            # To a target the rate matters.
-            lr = planned.lr or lr_find.find_lr(planned, data, hardware, seed=seed).suggestion
-            planned = replace(planned, batch_size=recipe.batch_size, lr=lr)
+            if planned.lr is None:  # to a target it matters
+                curve = lr_find.find_lr(planned, data, hardware, seed=seed)
+                planned = replace(planned, lr=choose(curve.rules, curve.rule))
+            planned = replace(planned, batch_size=recipe.batch_size)
             reached = _to_target(planned, data, hardware, goal, seed)
     out = reports.Folder(output)
     title = f"{recipe.name} on {data.train.short_name}, {hardware.describe()}"
     figure = out.figure("bench", figures.bench_bars(rows, title))
-    versions = tracking.environment_tags()
     result = BenchResult(
         date=date.today().isoformat(),
         hardware=hardware.describe(),
-        versions={k.removeprefix("version."): v for k, v in versions.items() if k.startswith("version.")},
+        versions=tracking.versions(),
         dataset=data.name,
         recipe=recipe.name,
         batch_size=recipe.batch_size,

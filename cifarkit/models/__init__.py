@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cifarkit.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
+
+Build = Callable[[tuple[int, int, int], int], "nn.Module"]
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,29 @@ class Model:
     """
 
     description: str
-    build: Callable[[tuple[int, int, int], int], nn.Module]
+    build: Build
     min_side: int
 
 
-def _custom_resnet(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    from cifarkit.models.custom_resnet import CustomResNet
-
-    return CustomResNet(image_shape, classes)
+# The builders import torch only when called, so that listing the names stays instant.
 
 
-def _custom_resnet_replicate(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    from cifarkit.models.custom_resnet import CustomResNet
+def _custom_resnet(**options: Any) -> Build:
+    def build(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        from cifarkit.models.custom_resnet import CustomResNet
 
-    return CustomResNet(image_shape, classes, padding_mode="replicate")
+        return CustomResNet(image_shape, classes, **options)
+
+    return build
+
+
+def _speednet(**options: Any) -> Build:
+    def build(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
+        from cifarkit.models.speednet import SpeedNet
+
+        return SpeedNet(image_shape, classes, **options)
+
+    return build
 
 
 def _resnet18(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -48,40 +59,27 @@ def _resnet18(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return resnet18(image_shape, classes)
 
 
-def _speednet(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    from cifarkit.models.speednet import SpeedNet
-
-    return SpeedNet(image_shape, classes)
-
-
-def _speednet_slim(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    from cifarkit.models.speednet import SpeedNet
-
-    return SpeedNet(image_shape, classes, widths=(32, 128, 256))
-
-
-def _speednet_deep(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    from cifarkit.models.speednet import SpeedNet
-
-    return SpeedNet(image_shape, classes, widths=(128, 384, 512), deep=True)
-
-
 def _small_cnn(image_shape: tuple[int, int, int], classes: int) -> nn.Module:
     from cifarkit.models.small_cnn import SmallCnn
 
     return SmallCnn(image_shape, classes)
 
 
-# The builders import torch only when called, so that listing the names stays instant.
 MODELS: dict[str, Model] = {
-    "custom-resnet": Model("the course project's 6.57 M parameter residual network", _custom_resnet, 8),
+    "custom-resnet": Model("the course project's 6.57 M parameter residual network", _custom_resnet(), 8),
     "custom-resnet-replicate": Model(
-        "the same with the original's replicate padding", _custom_resnet_replicate, 8
+        "the same with the original's replicate padding", _custom_resnet(padding_mode="replicate"), 8
     ),
     "resnet18": Model("ResNet-18 with a 3x3 stem and no first max-pool", _resnet18, 8),
-    "speednet": Model("the whitening network of the speed records, 64-256-256", _speednet, 9),
-    "speednet-slim": Model("the same, 32-128-256: under half the FLOPs, for CPUs", _speednet_slim, 9),
-    "speednet-deep": Model("the same, 128-384-512, three convolutions a group, residual", _speednet_deep, 9),
+    "speednet": Model("the whitening network of the speed records, 64-256-256", _speednet(), 9),
+    "speednet-slim": Model(
+        "the same, 32-128-256: under half the FLOPs, for CPUs", _speednet(widths=(32, 128, 256)), 9
+    ),
+    "speednet-deep": Model(
+        "the same, 128-384-512, three convolutions a group, residual",
+        _speednet(widths=(128, 384, 512), deep=True),
+        9,
+    ),
     "small-cnn": Model("six convolutions for one-channel images", _small_cnn, 4),
 }
 

@@ -6,7 +6,7 @@ dead server never holds up a training.
 
 from __future__ import annotations
 
-from cifarkit.tracking.environment import COMMAND, environment_tags
+from cifarkit.tracking.environment import COMMAND, command_line, environment_tags, versions
 from cifarkit.tracking.journal import Journal, left_behind, noted_ends
 from cifarkit.tracking.model import save_model
 from cifarkit.tracking.recorder import RunRecorder, recording, sync
@@ -47,6 +47,7 @@ __all__ = [
     "RunRecorder",
     "add_artifacts",
     "check_writes",
+    "command_line",
     "connect",
     "count_look",
     "end_vanished",
@@ -65,4 +66,5 @@ __all__ = [
     "resolve_uri",
     "save_model",
     "sync",
+    "versions",
 ]

@@ -21,20 +21,32 @@ RECORDED_VERSIONS = ("torch", "torchvision", "pytorch-lightning", "albumentation
 def environment_tags() -> dict[str, str]:
     """Tags every run carries: the command line, versions, git commit, host and processor count."""
     tags = {
-        COMMAND: shlex.join(["cifarkit", *sys.argv[1:]]),
+        COMMAND: command_line(),
         "cifarkit.version": __version__,
         "host": platform.node(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": str(os.cpu_count()),
     }
-    for package in RECORDED_VERSIONS:
-        with suppress(PackageNotFoundError):
-            tags[f"version.{package}"] = version(package)
+    tags |= {f"version.{package}": number for package, number in versions().items()}
     commit = _git_commit()
     if commit:
         tags["mlflow.source.git.commit"] = commit
     return tags
+
+
+def command_line() -> str:
+    """What was typed, as a shell takes it."""
+    return shlex.join(["cifarkit", *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that results may depend on, as far as they are installed."""
+    found = {}
+    for package in RECORDED_VERSIONS:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _git_commit() -> str | None:
