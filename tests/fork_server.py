@@ -29,8 +29,8 @@ from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatch
 
 import cifarkit.cli
 import cifarkit.data.loading
-import cifarkit.repeats
-import cifarkit.session
+import cifarkit.sessions.fit
+import cifarkit.sessions.repeats
 
 
 def child(order: dict[str, Any]) -> NoReturn:
@@ -48,7 +48,7 @@ def child(order: dict[str, Any]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.open("stderr", appending), 2)
     if not order["figures"]:
-        cifarkit.session.report = cifarkit.repeats.report = lambda *arguments: None
+        cifarkit.sessions.fit.report = cifarkit.sessions.repeats.report = lambda *arguments: None
     sys.argv = ["cifarkit", *order["arguments"]]
     try:
         cifarkit.cli.main()

@@ -54,7 +54,7 @@ def bench(
     )
     with terminal.busy("loading torch, Lightning and MLflow"):
         from cifarkit.data.loading import default_data_dir
-        from cifarkit.speed import run_bench
+        from cifarkit.sessions.bench import run_bench
 
     result, report = run_bench(
         source,

@@ -31,7 +31,7 @@ def doctor(
     source, chosen = resolve(dataset, recipe, image_size, policy=policy)
     with terminal.busy("loading torch and MLflow"):
         from cifarkit.data.loading import default_data_dir
-        from cifarkit.doctor import examine
+        from cifarkit.sessions.doctor import examine
 
     found = examine(
         source,

@@ -161,11 +161,11 @@ def fit(
             splits = load_splits(source, data_dir, val_size, seed)
         chosen = chosen.fitted(splits.train, own_batch_size=batch_size is not None)
     with terminal.busy("loading torch, Lightning and MLflow"):
-        from cifarkit.followers import is_follower
-        from cifarkit.repeats import run_fits
-        from cifarkit.request import FitRequest
-        from cifarkit.resuming import find_interrupted, find_repeated
-        from cifarkit.session import run_fit
+        from cifarkit.sessions.fit import run_fit
+        from cifarkit.sessions.followers import is_follower
+        from cifarkit.sessions.repeats import run_fits
+        from cifarkit.sessions.request import FitRequest
+        from cifarkit.sessions.resuming import find_interrupted, find_repeated
         from cifarkit.tracking import connect
 
     request = FitRequest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +40,7 @@ def lr_find(
 ) -> None:
     """Run a learning-rate range test and compare its rules. Stdout gets the suggested rate."""
     from cifarkit.data.loading import default_data_dir, load_splits
-    from cifarkit.training.lr_rules import check_range, check_rule, choose, default_max_lr
+    from cifarkit.training.lr_rules import check_range, check_rule, default_max_lr
 
     terminal = Terminal(json=json, quiet=quiet)
     source, chosen = resolve(
@@ -61,53 +60,26 @@ def lr_find(
         splits = load_splits(source, data_dir or default_data_dir(), seed=seed)
     chosen = chosen.fitted(splits.train, own_batch_size=batch_size is not None)
     with terminal.busy("loading torch"):
-        from cifarkit import figures, tracking
-        from cifarkit.reports import Folder
-        from cifarkit.results import to_json
-        from cifarkit.training.data import Data
-        from cifarkit.training.hardware import choose_hardware
-        from cifarkit.training.lr_find import find_lr
+        from cifarkit.sessions.lr_find import run_lr_find
+        from cifarkit.tracking import RunRecorder
 
-        name = run_name or f"lr-find-{Path(source.name).name}-{chosen.model}"
-        recorder = tracking.RunRecorder(tracking_uri, experiment, name)
-    with tracking.recording(recorder, terminal.alert):
-        with terminal.busy("opening the MLflow run"):
-            hardware = choose_hardware(gpus, precision=chosen.precision)
-            data = Data.of(source, splits)
-            run_id = recorder.start(
-                tracking.environment_tags() | {tracking.KIND: "lr-find", "hardware": hardware.describe()}
-            )
-        recorder.log_params(
-            chosen.settings()
-            | {
-                "dataset": data.name,
-                "seed": seed,
-                "min_lr": min_lr,
-                "max_lr": max_lr,
-                "steps": steps,
-                "rule": rule,
-            }
-        )
-        with terminal.progress(f"range test of {chosen.model} on {data.name}") as update:
-            curve = find_lr(
-                chosen,
-                data,
-                hardware,
-                seed=seed,
-                lr_min=min_lr,
-                lr_max=max_lr,
-                steps=steps,
-                rule=rule,
-                on_step=lambda step, lr, loss: update(step, steps),
-            )
-        out = Folder(output / run_id[:8])
-        path = out.figure("lr_range_test", figures.lr_range_test(curve))
-        curve = dataclasses.replace(curve, figure=str(path))
-        out.report("lr_range_test.json", to_json(curve))
-        recorder.log_reports(out.written)
-        suggestion = choose(curve.rules, rule)
-        recorder.log_metrics({"suggested_lr": suggestion})
+    name = run_name or f"lr-find-{Path(source.name).name}-{chosen.model}"
+    curve = run_lr_find(
+        source,
+        splits,
+        chosen,
+        RunRecorder(tracking_uri, experiment, name),
+        terminal,
+        output=output,
+        gpus=gpus,
+        seed=seed,
+        min_lr=min_lr,
+        max_lr=max_lr,
+        steps=steps,
+        rule=rule,
+    )
     for name, lr in curve.rules.items():
         terminal.say(f"{name:>12}: " + (f"{lr:.3g}" if lr else "none") + (" <-" if name == rule else ""))
-    terminal.say(f"{'diverged, so stopped early' if curve.diverged else 'did not diverge'}; figure: {path}")
-    terminal.answer(curve, f"{suggestion:.6g}")
+    ended = "diverged, so stopped early" if curve.diverged else "did not diverge"
+    terminal.say(f"{ended}; figure: {curve.figure}")
+    terminal.answer(curve, f"{curve.suggestion:.6g}")

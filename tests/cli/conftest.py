@@ -63,8 +63,8 @@ def on_terminal(start: Start) -> Callable[..., Screen]:
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training takes less time than the figures after it, which are the business of other tests."""
-    for user in ("session", "repeats"):
-        monkeypatch.setattr(f"cifarkit.{user}.report", lambda *arguments: None)
+    for user in ("fit", "repeats"):
+        monkeypatch.setattr(f"cifarkit.sessions.{user}.report", lambda *arguments: None)
 
 
 @pytest.fixture(scope="session")

@@ -188,7 +188,7 @@ def test_doctor_says_what_to_do_about_a_damaged_image(cli: Cli, tmp_path: Path) 
 
 
 def test_doctor_shows_where_a_check_failed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifarkit.doctor.disk", lambda uri: 1 / 0)
+    monkeypatch.setattr("cifarkit.sessions.doctor.disk", lambda uri: 1 / 0)
     assert "ZeroDivisionError" not in cli("doctor", "--dataset", "digits").err
     outcome = cli("doctor", "--dataset", "digits", "--debug")
     assert outcome.code == 1

@@ -23,7 +23,8 @@ Cli = Callable[..., Outcome]
 TWO_DEVICES = """
 import sys
 from dataclasses import replace
-from cifarkit import cli, pipeline, request
+from cifarkit import cli, pipeline
+from cifarkit.sessions import request
 from cifarkit.recipes import RECIPES
 from cifarkit.training.hardware import Hardware
 

@@ -13,11 +13,11 @@ from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.data.loading import Splits
 from cifarkit.errors import Stopped, UsageError
 from cifarkit.intervals import spread
-from cifarkit.request import FitRequest, Job
 from cifarkit.results import Evidence, FitResult, FitRuns, read_fit, to_json
-from cifarkit.resuming import Repeated, find_child
 from cifarkit.scratch import scratch
-from cifarkit.session import Training, log_datasets, open_run, prepare, report, train
+from cifarkit.sessions.fit import Training, log_datasets, open_run, prepare, report, train
+from cifarkit.sessions.request import FitRequest, Job
+from cifarkit.sessions.resuming import Repeated, find_child
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 
@@ -40,7 +40,7 @@ def run_fits(
         repeated: go on with this run, as it was planned: with the seed that was interrupted and those after.
 
     Raises:
-        UsageError: several devices; errors otherwise as of `session.run_fit`.
+        UsageError: several devices; errors otherwise as of `fit.run_fit`.
     """
     if repeated:
         request, runs = request.with_plan(repeated.plan), repeated.runs

@@ -13,8 +13,8 @@ from cifarkit import tracking
 from cifarkit.checkpoint import Story, read_story
 from cifarkit.console import Terminal, percent, plural
 from cifarkit.errors import CheckpointError, OtherVersion, UsageError
-from cifarkit.request import FINGERPRINT, SHAPING, VAL_FINGERPRINT, FitRequest
 from cifarkit.results import EpochRow, merit
+from cifarkit.sessions.request import FINGERPRINT, SHAPING, VAL_FINGERPRINT, FitRequest
 from cifarkit.subjects import checkpoint_of_run
 from cifarkit.tracking.processes import describe
 from cifarkit.training.data import Data

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from cifarkit import doctor
 from cifarkit.data.datasets import DATASETS
 from cifarkit.data.loading import load_splits
 from cifarkit.recipes import RECIPES
 from cifarkit.results import Finding
+from cifarkit.sessions import doctor
 from cifarkit.tracking import Journal, processes
 from cifarkit.tracking.journal import run_folder
 from cifarkit.training.data import Data

@@ -11,8 +11,8 @@ from cifarkit.data.datasets import DATASETS
 from cifarkit.data.loading import Splits
 from cifarkit.errors import UsageError
 from cifarkit.recipes import RECIPES
-from cifarkit.request import FitRequest, Job
-from cifarkit.session import prepare
+from cifarkit.sessions.fit import prepare
+from cifarkit.sessions.request import FitRequest, Job
 from cifarkit.training.data import Data
 from cifarkit.training.hardware import Hardware
 

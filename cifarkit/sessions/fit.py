@@ -17,14 +17,14 @@ from cifarkit.checkpoint import load_checkpoint, read_rates
 from cifarkit.console import EpochTable, Terminal, plural
 from cifarkit.data.loading import Splits
 from cifarkit.errors import Stopped
-from cifarkit.followers import follow, is_follower, leave_plan
 from cifarkit.optim.schedules import training_ends
 from cifarkit.pipeline import fits_on_device
 from cifarkit.recipes import Recipe, scaled_side
-from cifarkit.request import FitRequest, Job
 from cifarkit.results import EpochRow, FitResult, to_json
-from cifarkit.resuming import Resumed, as_it_was, restore
 from cifarkit.scratch import scratch
+from cifarkit.sessions.followers import follow, is_follower, leave_plan
+from cifarkit.sessions.request import FitRequest, Job
+from cifarkit.sessions.resuming import Resumed, as_it_was, restore
 from cifarkit.subjects import Subject
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit

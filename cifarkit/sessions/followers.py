@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from cifarkit.data.loading import Splits
 from cifarkit.errors import DivergedError, Stopped, UsageError
-from cifarkit.request import FitRequest, Job
 from cifarkit.scratch import scratch
+from cifarkit.sessions.request import FitRequest, Job
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware
@@ -53,7 +53,7 @@ def follow(request: FitRequest, splits: Splits | None) -> NoReturn:
     kills it, whatever it still has to record, when one of the others fails.
 
     Args:
-        splits: as `session.run_fit` takes them.
+        splits: as `fit.run_fit` takes them.
     """
     resume = None
     if PLAN in os.environ:

@@ -17,7 +17,7 @@ from cifarkit.optim.schedules import PATIENCE
 from cifarkit.recipes import Recipe
 from cifarkit.results import BenchResult, BenchRow, FitResult, to_json
 from cifarkit.scratch import scratch
-from cifarkit.session import Uploader, work_of
+from cifarkit.sessions.fit import Uploader, work_of
 from cifarkit.training import bench, lr_find
 from cifarkit.training.callbacks import Observer
 from cifarkit.training.data import Data
