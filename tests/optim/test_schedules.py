@@ -142,14 +142,6 @@ def test_groups_keep_their_ratio(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_a_schedule_is_a_value(schedule: Schedule) -> None:
-    again = eval(repr(schedule), {"OneCycle": OneCycle, "Linear": Linear})
-    assert again == schedule
-    assert hash(again) == hash(schedule)
-    assert len(set(SCHEDULES)) == len(SCHEDULES)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_a_saved_schedule_goes_on_where_it_was(schedule: Schedule) -> None:
     def build() -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK, momentum=0.9)
