@@ -205,6 +205,7 @@ class RunRow:
         parent_id: the run of several seeds of which it is one.
         val_acc: the best of all validation images; as long as only samples of them were looked at, the last.
         val_sampled: whether it is of a sample.
+        val_split: what it comes from, ``test`` or ``val``; None where the run does not tell.
     """
 
     run_id: str
@@ -217,6 +218,7 @@ class RunRow:
     parent_id: str | None
     val_acc: float | None
     val_sampled: bool
+    val_split: str | None
     train_seconds: float | None
     started_milliseconds: int
 

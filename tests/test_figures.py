@@ -618,6 +618,14 @@ def test_cam_grid_puts_map_and_overlay_beside_the_image() -> None:
     assert len(np.unique(coarse, axis=0)) < 8 < 40 < len(np.unique(smooth, axis=0))
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_key_of_the_maps_is_whole(count: int) -> None:
+    figure = cams(count)
+    figure.canvas.draw()
+    (key,) = [text for text in figure.findobj(Text) if text.get_text() == "most evidence within each map"]
+    assert key.get_window_extent().x1 < figure.bbox.x1
+
+
 def test_twenty_cams_fit_a_page() -> None:
     width, height = cams(20).get_size_inches()
     assert height < 1.5 * width

@@ -57,7 +57,7 @@ def test_examples_work_in_a_file_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("\n".join([*entries(), "from cifarkit.cli import main", "main()"]))
     shown = re.search(r"`python (mine.py fit .*)`", README.read_text(encoding="utf-8"))
     assert shown
-    for line in (shown[1], "mine.py recipes"):
+    for line in (f"{shown[1]} --epochs 1", "mine.py recipes"):
         done = subprocess.run(
             [sys.executable, *line.split()], cwd=tmp_path, env=environment(), capture_output=True, text=True
         )

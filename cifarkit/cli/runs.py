@@ -42,14 +42,16 @@ def list_(
     for heading in ("run", "began", "status"):
         table.add_column(heading, min_width=8, no_wrap=True)
     table.add_column("name", no_wrap=True, overflow="ellipsis")
-    for heading in ("accuracy", "training"):
-        table.add_column(heading, justify="right", min_width=8, no_wrap=True)
+    table.add_column("accuracy", justify="right", min_width=8, no_wrap=True)
+    table.add_column("on", no_wrap=True)
+    table.add_column("training", justify="right", min_width=8, no_wrap=True)
     for run in runs:
         accuracy = "" if run.val_acc is None else percent(run.val_acc, about=run.val_sampled)
         took = "" if run.train_seconds is None else duration(run.train_seconds)
         began = datetime.fromtimestamp(run.started_milliseconds / 1000)
         name = ("  " if run.parent_id else "") + run.name
-        table.add_row(run.run_id[:8], f"{began:%Y-%m-%d %H:%M}", run.status, name, accuracy, took)
+        on = run.val_split or "" if accuracy else ""
+        table.add_row(run.run_id[:8], f"{began:%Y-%m-%d %H:%M}", run.status, name, accuracy, on, took)
     if runs:
         terminal.show(table)
     else:

@@ -241,7 +241,8 @@ def _images(folder: Path, root: Path) -> list[Path]:
                 raise DataError(f"{entry}: cannot be read: not a regular file")
             images.append(entry)
     if not images:
-        raise DataError(f"{folder}: an empty class folder; images end in {' '.join(SUFFIXES)}")
+        endings = " ".join(SUFFIXES)
+        raise DataError(f"{folder}: an empty class folder: put images in ({endings}), or remove it")
     return images
 
 

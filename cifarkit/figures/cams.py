@@ -33,8 +33,8 @@ OVERLAY_SIDE = 160  # pixels an overlay has at least, so that a smooth map looks
 
 # Inches: from column to column, from line to line, of an image, and above the first and every line.
 STEP, DOWN, SIDE, HEADING, TITLE = 1.01, 1.21, 0.975, 0.12, 0.18
-# Of the key below: its line, and its bar.
-KEY, BAR_WIDTH, BAR_HEIGHT = 0.2, 0.9, 0.08
+# Of the key below: its line, its width with the words at both ends, and its bar.
+KEY, KEY_WIDTH, BAR_WIDTH, BAR_HEIGHT = 0.2, 2.7, 0.9, 0.08
 
 Map = NDArray[np.floating]
 
@@ -119,7 +119,8 @@ def _head(sheet: Sheet, left: float, pairs: int) -> None:
 
 def _key(sheet: Sheet, middle: float, height: float) -> None:
     """What the colours of the maps mean."""
-    left, right = middle - BAR_WIDTH / 2, middle + BAR_WIDTH / 2
+    left = middle - KEY_WIDTH / 2 + 0.3
+    right = left + BAR_WIDTH
     colours = colormaps[COLOURS](np.linspace(0, 1, 256))[None, :, :3]
     sheet.image(colours, (left, height - BAR_HEIGHT / 2, BAR_WIDTH, BAR_HEIGHT))
     look: Any = {"room": (1.6, KEY), "color": GRAY, "va": "center_baseline"}

@@ -61,7 +61,9 @@ class Residual(Layers):
 class ConvGroup(Layers):
     """Two convolutions, or three with a shortcut past the last two."""
 
-    def __init__(self, channels_in: int, channels_out: int, *, deep: bool) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, *, deep: bool, activation: type[nn.Module]
+    ) -> None:
         def convolution() -> tuple[nn.Module, nn.Module]:
             return Conv(channels_out, channels_out), BatchNorm(channels_out)
 
@@ -69,9 +71,9 @@ class ConvGroup(Layers):
             Conv(channels_in, channels_out),
             nn.MaxPool2d(2),
             BatchNorm(channels_out),
-            nn.GELU(),
-            *((Residual(*convolution(), nn.GELU(), *convolution()),) if deep else convolution()),
-            nn.GELU(),
+            activation(),
+            *((Residual(*convolution(), activation(), *convolution()),) if deep else convolution()),
+            activation(),
         )
 
 
@@ -83,6 +85,9 @@ class SpeedNet(nn.Module):
         classes: number of classes.
         widths: channels of the three groups; airbench94 has (64, 256, 256), airbench96 (128, 384, 512).
         deep: groups of three convolutions with a shortcut past the last two, as in airbench96.
+        activation: of the records' GELU and the cheaper SiLU, a GPU in training fuses the first only.
+        whitening_bias: whether that of the whitening layer is trained; left as it is drawn, no step needs
+            the gradient of the first group's input.
 
     Attributes:
         tta: whether a trained network looks again where it is unsure (`forward`), which is nearly what the
@@ -97,16 +102,22 @@ class SpeedNet(nn.Module):
         classes: int,
         widths: tuple[int, int, int] = (64, 256, 256),
         deep: bool = False,
+        activation: type[nn.Module] = nn.GELU,
+        whitening_bias: bool = True,
     ) -> None:
         super().__init__()
         channels = image_shape[0]
         # Each eigenvector and its negative: the activation that follows keeps one sign only.
         whitened = 2 * channels * WHITEN_KERNEL**2
         self.whiten = nn.Conv2d(channels, whitened, WHITEN_KERNEL)
-        self.whiten.weight.requires_grad = False
+        self.whiten.requires_grad_(False)
+        self.whiten.bias.requires_grad_(whitening_bias)  # type: ignore[union-attr]
         self.groups = nn.Sequential(
-            nn.GELU(),
-            *(ConvGroup(i, o, deep=deep) for i, o in zip((whitened, *widths[:2]), widths, strict=True)),
+            activation(),
+            *(
+                ConvGroup(i, o, deep=deep, activation=activation)
+                for i, o in zip((whitened, *widths[:2]), widths, strict=True)
+            ),
         )
         self.head = nn.Linear(widths[2], classes, bias=False)
         with torch.no_grad():

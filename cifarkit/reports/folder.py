@@ -52,7 +52,7 @@ def named(stem: str, *variant: str | None) -> str:
 
 def _plain(part: str) -> str:
     """What of a text may stand in a file's name; of a long one its beginning and a checksum of it all."""
-    plain = re.sub(r"[^\w.+-]+", "-", part).strip("-")
+    plain = re.sub(r"(?:[^\w.+-]|-)+", "-", part).strip("-")
     if len(plain.encode()) <= LONGEST_PART:
         return plain
     checksum = hashlib.sha256(part.encode(errors="surrogateescape")).hexdigest()[:8]

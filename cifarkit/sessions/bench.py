@@ -77,7 +77,7 @@ def run_bench(
             planned = replace(planned, batch_size=recipe.batch_size)
             reached = _to_target(planned, data, hardware, goal, seed)
     out = reports.Folder(output)
-    title = f"{recipe.name} on {data.train.short_name}, {hardware.describe()}"
+    title = f"Recipe {recipe.name} on {data.train.short_name}: {hardware.describe()}"
     figure = out.figure("bench", figures.bench_bars(rows, title))
     result = BenchResult(
         date=date.today().isoformat(),

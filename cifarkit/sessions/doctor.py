@@ -162,6 +162,8 @@ def images(source: Dataset, data_dir: Path, loaded: list[Data]) -> Iterator[Find
         counts = np.bincount(part.labels, minlength=len(part.classes))
         rarest, most = part.classes[counts.argmin()], part.classes[counts.argmax()]
         detail = f"{part.split}: {counts.min():,} ({rarest}) to {counts.max():,} ({most}) images a class"
+        if rarest == most:
+            detail = f"{part.split}: {counts.max():,} images in every class"
         if counts.max() > UNBALANCED * max(1, counts.min()):
             yield Finding("balance", WARN, detail, "judge by `eval`'s scores of each class, not by accuracy")
         else:

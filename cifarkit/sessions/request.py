@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ class FitRequest:
 
     def resuming(self, run_id: str) -> str:
         """The command that goes on with a run, for the same shell and folder."""
-        words = ["cifarkit", "fit", "--resume", run_id]
+        program = Path(sys.argv[0])
+        own = program.suffix == ".py" and program.name != "__main__.py"  # it may add to the tables
+        words = [*(["python", str(program)] if own else ["cifarkit"]), "fit", "--resume", run_id]
         if self.tracking_uri and self.tracking_uri != os.environ.get("MLFLOW_TRACKING_URI"):
             words += ["--tracking-uri", self.tracking_uri]
         if self.data_dir != default_data_dir():

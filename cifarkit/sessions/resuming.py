@@ -129,7 +129,7 @@ def _whole(run: Any, client: Any, terminal: Terminal) -> Any:
     run_id = run.info.run_id
     if tracking.is_alive(run):
         process = describe(run.data.tags[tracking.PROCESS])
-        raise UsageError(f"run {run_id[:8]} is still being trained ({process})")
+        raise UsageError(f"run {run_id[:8]} is still being trained (process {process})")
     for journal in tracking.left_behind():
         if journal.header["run_id"] == run_id:
             for problem in tracking.sync(journal)[1]:

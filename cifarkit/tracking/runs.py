@@ -189,6 +189,7 @@ def _row(run: Any) -> RunRow:
         parent_id=tags.get(PARENT),
         val_acc=metrics.get("val/acc") if measured is None else measured,
         val_sampled=measured is None and "val/acc" in metrics,
+        val_split=tags.get("val_split"),
         train_seconds=metrics.get("train_seconds_mean", metrics.get("train_seconds")),
         started_milliseconds=run.info.start_time,
     )

@@ -175,6 +175,7 @@ def test_several_seeds_make_one_run_with_children(cli: Cli, tmp_path: Path) -> N
     table = cli("runs", "list").err
     rows = [line for line in table.splitlines() if "FINISHED" in line]
     begins = [line.index("digits-digits") for line in rows]
+    assert all(re.search(r"% +val ", line) for line in rows)
     assert begins == [begins[0], begins[0] + 2, begins[0] + 2]
     assert "of several seeds: their mean accuracy in the last epoch" in table
     # The parent is asked like any other run, and answers with the best of its trainings.

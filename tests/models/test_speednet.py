@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifarkit.augment.policies import POLICIES, mirrors
 from cifarkit.data.image_set import ImageSet
@@ -75,6 +75,19 @@ def test_whitening_is_frozen_through_training(network: SpeedNet, images: Tensor)
     assert not network.whiten.weight.requires_grad
     assert network.whiten.bias is not None
     assert network.whiten.bias.requires_grad
+
+
+def test_a_whitening_layer_may_stay_as_it_is_drawn(images: Tensor) -> None:
+    network = build_model("speednet-silu", (images.shape[1], 12, 12), 3)
+    network(images).sum().backward()
+    untrained = {name for name, p in network.named_parameters() if p.grad is None}
+    assert {name for name in untrained if name.startswith("whiten")} == {"whiten.weight", "whiten.bias"}
+    assert not any(isinstance(module, nn.GELU) for module in network.modules())
+    trained = {
+        name for name, p in build_model("speednet", (3, 12, 12), 3).named_parameters() if p.requires_grad
+    }
+    assert "whiten.bias" in trained
+    assert "whiten.weight" not in trained
 
 
 def test_of_larger_images_fewer_initialise_a_network(monkeypatch: pytest.MonkeyPatch) -> None:

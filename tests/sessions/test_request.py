@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,3 +93,18 @@ def test_images_that_make_no_batch_are_refused_before_a_run_is_opened(request_: 
     few = Splits(job.data.train.take(range(499)), job.data.val)
     with pytest.raises(UsageError, match="a batch of 500 is larger than the 349 of 499"):
         prepare(request_, job.hardware, Terminal(quiet=True), few, None)
+
+
+@pytest.mark.parametrize(
+    ("started", "words"),
+    [
+        ("/usr/bin/cifarkit", ["cifarkit"]),
+        ("/usr/lib/python3/site-packages/cifarkit/__main__.py", ["cifarkit"]),
+        ("mine.py", ["python", "mine.py"]),
+    ],
+)
+def test_what_adds_to_the_tables_is_needed_to_go_on(
+    started: str, words: list[str], request_: FitRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [started, "fit"])
+    assert shlex.split(request_.resuming("abc"))[: len(words) + 3] == [*words, "fit", "--resume", "abc"]
