@@ -141,6 +141,9 @@ class EpochOrder:
         self._noted = self.shown
         # Moved once an epoch: a GPU would wait for each batch's transfer.
         shown = self.shown.to(self.device)
+        if not self.shuffle:
+            yield from shown.tensor_split(len(self))
+            return
         for step in range(first, len(self)):
             yield self._batch(shown, step)
 
@@ -155,8 +158,6 @@ class EpochOrder:
         return order[hardest.sort().values]
 
     def _batch(self, images: Tensor, step: int) -> Tensor:
-        if not self.shuffle:
-            return images.tensor_split(len(self))[step]
         return images[step * self.batch_size : (step + 1) * self.batch_size]
 
     def note(self, step: int, losses: Tensor) -> None:
