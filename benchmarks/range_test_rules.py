@@ -21,7 +21,7 @@ from cifarkit.data.datasets import find_dataset
 from cifarkit.data.loading import load_splits
 from cifarkit.errors import DivergedError
 from cifarkit.optim import OPTIMIZERS
-from cifarkit.recipes import RECIPES, Recipe
+from cifarkit.recipes import RECIPES, Plan, Recipe
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, choose_hardware
@@ -35,7 +35,7 @@ def accuracy(recipe: Recipe, data: Data, hardware: Hardware, seed: int) -> float
     """After the last epoch; 0 where the training diverged."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return fit(recipe, data, hardware, Path(folder), seed=seed).rows[-1].val_acc
+            return fit(Plan(recipe, seed=seed), data, hardware, Path(folder)).rows[-1].val_acc
         except DivergedError:
             return 0.0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -18,15 +18,14 @@ from torch import Tensor, nn
 from cifarkit.augment.policies import find_policy, mirrors
 from cifarkit.errors import CheckpointError, CifarkitError, OtherVersion
 from cifarkit.models import MODELS, allow_tta, build_model
-from cifarkit.optim.schedules import training_ends
 from cifarkit.pipeline import Preprocessing
-from cifarkit.recipes import Recipe
-from cifarkit.results import EpochRow
+from cifarkit.recipes import Plan, Recipe
+from cifarkit.results import EpochRow, reaches
 
 KEY = "cifarkit"
 RATES = "learning_rates"
 VAL_LOGITS = "val_logits"
-FORMAT = 6
+FORMAT = 7
 # A file that asks for more is refused before it gets the memory.
 MAX_CHANNELS, MAX_SIDE, MAX_CLASSES = 4, 4096, 100_000
 # More logits of validation are not kept: 8 MB.
@@ -40,10 +39,9 @@ class Story:
     Attributes:
         dataset: name, or ``folder:PATH``.
         fingerprint, val_fingerprint: of the training and validation images (`ImageSet.fingerprint`).
-        settings: the resolved recipe (`Recipe.settings`).
         image_size: side that folder images were resized to.
-        val_split, val_size, seed: what validation numbers come from.
-        target_acc, max_epochs, workers, deterministic, compile: as asked for.
+        val_split, val_size: what validation numbers come from; the plan's seed draws what is held out.
+        plan: its recipe is resolved, to the precision that was trained in.
         tta: whether the last validation looked again where the network was unsure.
         rows: epochs done so far.
     """
@@ -51,29 +49,22 @@ class Story:
     dataset: str
     fingerprint: str
     val_fingerprint: str
-    settings: dict[str, Any]
+    plan: Plan
     preprocessing: Preprocessing
     val_split: str
     val_size: int
-    seed: int
     image_size: int
-    target_acc: float | None = None
-    max_epochs: int | None = None
-    precision: str = "fp32"
-    workers: int | None = None
-    deterministic: bool = False
-    compile: bool = False
     tta: bool = False
-    rows: tuple[EpochRow, ...] = field(default=())
+    rows: tuple[EpochRow, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.from_settings(self.settings)
+        return self.plan.recipe
 
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """Epochs after which the training may end (`training_ends`)."""
-        return training_ends(self.settings["epochs"], self.target_acc, self.max_epochs)
+    def is_complete(self) -> bool:
+        """Whether all epochs are done, or the target was reached."""
+        reached = any(reaches(row, self.plan.target_acc) for row in self.rows)
+        return reached or len(self.rows) >= self.plan.ends[-1]
 
 
 @dataclass(frozen=True)
@@ -122,6 +113,7 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
         side = int(preprocessing.pop("side"))
         rows: Sequence[dict[str, Any]] = record.pop("rows")
         story = Story(
+            plan=Plan.from_settings(record.pop("plan")),
             preprocessing=Preprocessing(
                 side=side, **{key: tuple(value) for key, value in preprocessing.items()}
             ),
@@ -137,7 +129,7 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
 
 def _check_names(story: Story) -> None:
     """Before anything is looked up by them; raises TypeError."""
-    names = story.dataset, story.val_split, story.precision, story.settings["model"], story.settings["policy"]
+    names = story.dataset, story.val_split, story.recipe.precision, story.recipe.model, story.recipe.policy
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"{name!r} for a name")
@@ -172,7 +164,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     story, content = read_story(path)
     shape = story.preprocessing.image_shape
-    model = story.settings["model"]
+    model = story.recipe.model
     if model not in MODELS:
         raise CheckpointError(
             f"{path.name} holds weights of {model!r}, not a model of this command's; ask the program that "
@@ -180,7 +172,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         network = build_model(model, shape, len(story.preprocessing.classes))
-        allow_tta(network, story.tta and mirrors(find_policy(story.settings["policy"])))
+        allow_tta(network, story.tta and mirrors(find_policy(story.recipe.policy)))
         weights = {
             name.removeprefix("network."): value
             for name, value in content["state_dict"].items()

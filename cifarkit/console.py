@@ -164,7 +164,7 @@ class EpochTable:
         batch_size: images per step, over all devices.
         workers: whether processes load the images, for which a training may have to wait.
         val_split: what the validation numbers come from.
-        target_acc: see `training.fit.fit`.
+        target_acc: see `recipes.Plan`.
         earlier: epochs that a resumed run has behind it.
 
     Attributes:

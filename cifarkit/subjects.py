@@ -49,7 +49,7 @@ class Subject:
     @property
     def label(self) -> str:
         images = f"{self.data.short_name} {self.data.split}, " if self.data else ""
-        return f"{images}{self.story.settings['model']}"
+        return f"{images}{self.story.recipe.model}"
 
     @property
     def variant(self) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ class Subject:
             self.images,
             self.story.preprocessing,
             tta=tta,
-            mirror=mirrors(find_policy(self.story.settings["policy"])),
+            mirror=mirrors(find_policy(self.story.recipe.policy)),
             device=torch.device(device),
             on_batch=on_batch,
         )
@@ -108,7 +108,7 @@ def open_subject(
         return Subject(checkpoint, None, run_id)
     story = checkpoint.story
     source = find_dataset(dataset or story.dataset, story.image_size)
-    images = load_split(source, data_dir, split or story.val_split, story.val_size, story.seed)
+    images = load_split(source, data_dir, split or story.val_split, story.val_size, story.plan.seed)
     trained = story.preprocessing
     name = f"run {run_id[:8]}" if run_id else str(path)
     if images.classes != trained.classes or images.image_shape != trained.image_shape:

@@ -12,7 +12,7 @@ from cifarkit.cli import app, reference
 from cifarkit.data.datasets import DATASETS, find_dataset
 from cifarkit.data.loading import load_splits
 from cifarkit.models import MODELS, build_model
-from cifarkit.recipes import RECIPES, find_recipe
+from cifarkit.recipes import RECIPES, Plan, find_recipe
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import choose_hardware
@@ -47,7 +47,7 @@ def test_examples_of_new_entries_train(tmp_path: Path) -> None:
     stripes = find_dataset("stripes")
     data = Data.of(stripes, load_splits(stripes, tmp_path))
     recipe = find_recipe("digits").override(model="linear", epochs=1)
-    result = fit(recipe, data, choose_hardware(0), tmp_path)
+    result = fit(Plan(recipe), data, choose_hardware(0), tmp_path)
     assert result.best_val_acc > 0.5
     assert build_model(find_recipe("resnet-sgd").model, (3, 32, 32), 10)
 

@@ -20,7 +20,7 @@ from cifarkit.errors import UnknownName, UsageError
 from cifarkit.models import MODELS, check_size
 from cifarkit.optim import OPTIMIZERS
 from cifarkit.optim.schedules import OneCycle
-from cifarkit.recipes import PRECISIONS, RECIPES, Recipe, find_recipe, recipe_for, scaled_side
+from cifarkit.recipes import PRECISIONS, RECIPES, Plan, Recipe, find_recipe, recipe_for, scaled_side
 from cifarkit.results import Evidence
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -147,6 +147,26 @@ def test_settings_are_not_changed_by_reading_them() -> None:
     before = json.dumps(settings)
     Recipe.from_settings(settings)
     assert json.dumps(settings) == before
+
+
+def test_a_plan_survives_json() -> None:
+    recipe = replace(RECIPES["fast"], description="", evidence=())
+    plan = Plan(recipe, seed=7, target_acc=0.9, max_epochs=12, workers=2, deterministic=True, compile=True)
+    assert Plan.from_settings(json.loads(json.dumps(plan.settings()))) == plan
+    assert {f.name for f in fields(Plan)} - {"recipe"} <= set(plan.settings()) - set(recipe.settings())
+
+
+@pytest.mark.parametrize(
+    ("planned", "target", "longest", "ends"),
+    [
+        (6, None, 20, (6,)), (6, 0.9, None, (6,)), (6, 0.9, 6, (6,)), (6, 0.9, 3, (6,)),
+        (6, 0.9, 7, (6, 7)), (6, 0.9, 18, (6, 9, 14, 18)), (1, 0.9, 5, (1, 2, 3, 5)),
+    ],
+)  # fmt: skip
+def test_where_a_training_may_end(
+    planned: int, target: float | None, longest: int | None, ends: tuple[int, ...]
+) -> None:
+    assert Plan(RECIPES["fast"].override(epochs=planned), target_acc=target, max_epochs=longest).ends == ends
 
 
 def test_override_replaces_what_is_given_and_keeps_the_rest() -> None:

@@ -13,8 +13,7 @@ from cifarkit.cli import options
 from cifarkit.cli.choices import resolve
 from cifarkit.console import Terminal, duration, percent, plural
 from cifarkit.errors import TargetNotReached, UsageError
-from cifarkit.optim.schedules import PATIENCE
-from cifarkit.recipes import RECIPES, Recipe
+from cifarkit.recipes import PATIENCE, RECIPES, Plan, Recipe
 from cifarkit.results import FitResult, FitRuns, Spread
 
 Epochs = Annotated[
@@ -170,18 +169,20 @@ def fit(
 
     request = FitRequest(
         source=source,
-        recipe=chosen,
+        plan=Plan(
+            chosen,
+            seed=seed,
+            target_acc=target_acc,
+            max_epochs=max_epochs,
+            workers=workers,
+            deterministic=deterministic,
+            compile=compile,
+        ),
         data_dir=data_dir,
-        seed=seed,
-        target_acc=target_acc,
-        max_epochs=max_epochs,
+        val_size=val_size,
         own_batch_size=batch_size is not None,
         gpus=gpus,
         nodes=nodes,
-        workers=workers,
-        val_size=val_size,
-        deterministic=deterministic,
-        compile=compile,
         experiment=experiment,
         run_name=run_name,
         tracking_uri=tracking_uri,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 RESTART = 0.5
-PATIENCE = 3  # times the planned epochs that a target is pursued for, where nobody says how long
 MOMENTUM_AT_ENDS, MOMENTUM_AT_PEAK = 0.95, 0.85  # of a OneCycle
 
 
@@ -78,18 +76,6 @@ class Linear:
 Schedule = OneCycle | Linear
 
 
-def training_ends(
-    planned: int, target_acc: float | None = None, max_epochs: int | None = None
-) -> tuple[int, ...]:
-    """Epochs after which a training may end: as planned; while a target is not reached, after half as many
-    again, up to ``max_epochs``."""
-    ends = [planned]
-    longest = max_epochs or planned if target_acc is not None else planned
-    while ends[-1] < longest:
-        ends.append(min(longest, math.ceil(ends[-1] * 1.5)))
-    return tuple(ends)
-
-
 def build_scheduler(schedule: Schedule, optimizer: Optimizer, ends: Sequence[int]) -> LRScheduler:
     """The schedule's course over the steps up to the first of ``ends``; then, for a training that goes on
     from the weights it has, a linear fall from half the peak to nothing over every further leg.
@@ -97,7 +83,7 @@ def build_scheduler(schedule: Schedule, optimizer: Optimizer, ends: Sequence[int
     Being a function of the step alone, it is the same for a resumed training.
 
     Args:
-        ends: step counts, ascending; see `training_ends`.
+        ends: step counts, ascending, as of `recipes.Plan.ends`.
     """
     from torch.optim.lr_scheduler import LambdaLR
 

@@ -7,10 +7,11 @@ Its evidence states what was measured, on which hardware and by which command.
 from __future__ import annotations
 
 from cifarkit.errors import UnknownName
+from cifarkit.recipes.plan import PATIENCE, Plan
 from cifarkit.recipes.recipe import PRECISIONS, Recipe, scaled_side
 from cifarkit.recipes.table import RECIPES
 
-__all__ = ["PRECISIONS", "RECIPES", "Recipe", "find_recipe", "recipe_for", "scaled_side"]
+__all__ = ["PATIENCE", "PRECISIONS", "RECIPES", "Plan", "Recipe", "find_recipe", "recipe_for", "scaled_side"]
 
 
 def find_recipe(name: str) -> Recipe:

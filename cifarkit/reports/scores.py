@@ -20,7 +20,7 @@ def report_evaluation(
         predictions,
         dataset=subject.images.name,
         split=subject.images.split,
-        model=subject.story.settings["model"],
+        model=subject.story.recipe.model,
         tta=tta,
         run_id=subject.run_id,
         test_looks=subject.note_look(),

@@ -13,8 +13,7 @@ from cifarkit.console import EpochTable, Terminal
 from cifarkit.data.datasets import Dataset
 from cifarkit.data.loading import load_splits
 from cifarkit.errors import UsageError
-from cifarkit.optim.schedules import PATIENCE
-from cifarkit.recipes import Recipe
+from cifarkit.recipes import PATIENCE, Plan, Recipe
 from cifarkit.results import BenchResult, BenchRow, FitResult, to_json
 from cifarkit.scratch import scratch
 from cifarkit.sessions.fit import Uploader, work_of
@@ -120,11 +119,5 @@ def _overheads(recipe: Recipe, data: Data, hardware: Hardware) -> list[BenchRow]
 def _to_target(recipe: Recipe, data: Data, hardware: Hardware, target_acc: float, seed: int) -> FitResult:
     with scratch() as place:
         return fit(
-            recipe,
-            data,
-            hardware,
-            Path(place),
-            seed=seed,
-            target_acc=target_acc,
-            max_epochs=PATIENCE * recipe.epochs,
+            Plan(recipe, seed, target_acc, max_epochs=PATIENCE * recipe.epochs), data, hardware, Path(place)
         )

@@ -17,12 +17,11 @@ from cifarkit.checkpoint import load_checkpoint, read_rates
 from cifarkit.console import EpochTable, Terminal, plural
 from cifarkit.data.loading import Splits
 from cifarkit.errors import Stopped
-from cifarkit.optim.schedules import training_ends
 from cifarkit.pipeline import fits_on_device
 from cifarkit.recipes import Recipe, scaled_side
 from cifarkit.results import EpochRow, FitResult, to_json
 from cifarkit.scratch import scratch
-from cifarkit.sessions.followers import follow, is_follower, leave_plan
+from cifarkit.sessions.followers import check_started_here, follow, is_follower, leave_plan
 from cifarkit.sessions.request import FitRequest, Job
 from cifarkit.sessions.resuming import Resumed, as_it_was, restore
 from cifarkit.subjects import Subject
@@ -84,8 +83,8 @@ def run_fit(
     """
     if is_follower(request.hardware()):
         follow(request, splits)
-    name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}-seed{request.seed}"
-    recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, name)
+    request = request.named(f"-seed{request.plan.seed}")
+    recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
     with scratch() as downloads, tracking.recording(recorder, terminal.alert):
         resumed = None
         if interrupted:
@@ -104,7 +103,7 @@ def run_fit(
             terminal.say(f"go on with `{request.resuming(run_id)}`")
             raise
         try:
-            report(training, job, recorder, terminal)
+            report(training, recorder, terminal)
         except (Stopped, KeyboardInterrupt):
             terminal.say(f"what is missing is drawn by `{request.resuming(run_id)}`")
             raise
@@ -130,9 +129,9 @@ def prepare(
     data = Data.of(request.source, splits)
     if check_images:
         check_images(data)
-    recipe = request.shared_recipe(hardware)
-    recipe.check_fits(data.train)
-    return Job(request, recipe, data, hardware)
+    job = Job(request.on(hardware), data, hardware)
+    job.recipe.check_fits(data.train)
+    return job
 
 
 def open_run(
@@ -156,13 +155,13 @@ class Training:
     """What a training came to, and what its figures need beside that.
 
     Attributes:
-        recipe: as trained.
+        job: as trained.
         checkpoints: the folder that holds them.
         out: where its figures and reports go.
     """
 
     result: FitResult
-    recipe: Recipe
+    job: Job
     checkpoints: Path
     out: reports.Folder
 
@@ -173,30 +172,32 @@ def train(
     """Train and record a run that has been started; its figures are left to `report`."""
     folder = recorder.folder
     out = reports.Folder(folder / "report", recorder.run_id)
+    resume = resumed.checkpoint if resumed else None
+    if job.hardware.world_size > 1:
+        check_started_here(job, resume)
     if job.recipe.lr is None:
-        job = replace(job, recipe=_lr_from_range_test(job, recorder, terminal, out))
-    recipe, data, hardware = job.recipe, job.data, job.hardware
+        lr = _lr_from_range_test(job, recorder, terminal, out)
+        job = job.with_plan(job.plan.with_recipe(lr=lr))
+    data, hardware = job.data, job.hardware
     if not (resumed and resumed.has_params):
         recorder.log_params(job.params())
         log_datasets(recorder, data)
-    text, _ = model_table(recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
+    text, _ = model_table(job.recipe.model, data.preprocessing.image_shape, len(data.preprocessing.classes))
     recorder.log_text(text, "summary.txt")
     checkpoints = folder / "checkpoints"
     uploader = Uploader(recorder, checkpoints)
     earlier = resumed.rows if resumed else ()
-    resume = resumed.checkpoint if resumed else None
     if hardware.world_size > 1:
         leave_plan(job, folder, resume)
     try:
         with _epoch_table(job, terminal, earlier) as shown:
             result = fit(
-                recipe,
+                job.plan,
                 data,
                 hardware,
                 checkpoints,
                 resume=resume,
                 observers=[shown, recorder, uploader],
-                **job.request.shaping(),
             )
     except Stopped:
         terminal.say(f"stopped after {plural(len(shown.rows), 'epoch')}{shown.stopped}")
@@ -212,21 +213,20 @@ def train(
     )
     best, last = (f"runs:/{recorder.run_id}/checkpoints/{name}.ckpt" for name in ("best", "last"))
     result = replace(result, run_id=recorder.run_id, best_checkpoint=best, last_checkpoint=last)
-    return Training(result, recipe, checkpoints, out)
+    return Training(result, job, checkpoints, out)
 
 
 def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> EpochTable:
-    request, recipe, data = job.request, job.recipe, job.data
-    ends = training_ends(recipe.epochs, request.target_acc, request.max_epochs)
+    plan, data = job.plan, job.data
     on_device = fits_on_device(data.train, torch.device(job.hardware.device))
     return EpochTable(
         terminal,
-        work=work_of(recipe, data),
-        ends=ends,
+        work=work_of(plan.recipe, data),
+        ends=plan.ends,
         val_split=data.val.split,
-        batch_size=recipe.batch_size,
-        workers=request.workers is not None or not on_device,
-        target_acc=request.target_acc,
+        batch_size=plan.recipe.batch_size,
+        workers=plan.workers is not None or not on_device,
+        target_acc=plan.target_acc,
         earlier=earlier,
     )
 
@@ -251,13 +251,13 @@ def work_of(recipe: Recipe, data: Data) -> Callable[[float, float], float]:
 
 def _lr_from_range_test(
     job: Job, recorder: tracking.RunRecorder, terminal: Terminal, out: reports.Folder
-) -> Recipe:
+) -> float:
     with terminal.progress("range test for the learning rate") as update:
         curve = find_lr(
             job.recipe,
             job.data,
             job.hardware,
-            seed=job.request.seed,
+            seed=job.plan.seed,
             on_step=lambda step, lr, loss: update(step, STEPS),
         )
     path = out.figure("lr_range_test", figures.lr_range_test(curve))
@@ -265,21 +265,21 @@ def _lr_from_range_test(
     recorder.log_reports(out.written)
     lr = choose(curve.rules, curve.rule)
     terminal.say(f"learning rate {lr:.3g}, the range test's {curve.rule}")
-    return replace(job.recipe, lr=lr)
+    return lr
 
 
-def report(training: Training, job: Job, recorder: tracking.RunRecorder, terminal: Terminal) -> None:
+def report(training: Training, recorder: tracking.RunRecorder, terminal: Terminal) -> None:
     """Everything that a run shows beside its metrics, from the best weights."""
     with terminal.busy("drawing the figures and exporting the model"):
-        result, out, data = training.result, training.out, job.data
+        result, job, out = training.result, training.job, training.out
         lrs = read_rates(training.checkpoints / "last.ckpt")
-        reports.report_training(result, data, training.recipe, lrs, out)
+        reports.report_training(result, job.data, job.recipe, lrs, out)
         out.report("fit.json", to_json(result))
-        subject = Subject(load_checkpoint(training.checkpoints / "best.ckpt"), data.val, result.run_id)
+        subject = Subject(load_checkpoint(training.checkpoints / "best.ckpt"), job.data.val, result.run_id)
         predictions = subject.predictions(device=job.hardware.device)
         reports.report_evaluation(subject, predictions, out)
         mistakes = reports.report_mistakes(subject, predictions, out).mistakes[: reports.FIGURE_IMAGES]
-        chosen = reports.chosen_by_index(data.val, [m.index for m in mistakes], predictions)
+        chosen = reports.chosen_by_index(job.data.val, [m.index for m in mistakes], predictions)
         try:
             if mistakes:
                 reports.report_cams(subject, out, chosen, device=job.hardware.device)

@@ -27,21 +27,25 @@ def is_follower(hardware: Hardware) -> bool:
     return hardware.world_size > 1 and any(os.environ.get(rank, "0") != "0" for rank in RANKS)
 
 
-def leave_plan(job: Job, folder: Path, resume: Path | None) -> None:
-    """Lightning starts the other processes of this machine with the same command line and environment:
-    leave what has been resolved since where they find it.
+def check_started_here(job: Job, resume: Path | None) -> None:
+    """That nobody but Lightning starts the other processes, where they have to know what `leave_plan` leaves.
 
     Raises:
-        UsageError: processes that Lightning does not start would have to know it, too.
+        UsageError: somebody else does.
     """
-    started_elsewhere = job.request.nodes > 1 or any(rank in os.environ for rank in RANKS)
-    if started_elsewhere and (job.request.recipe.lr is None or resume):
+    started_elsewhere = job.hardware.nodes > 1 or any(rank in os.environ for rank in RANKS)
+    if started_elsewhere and (job.recipe.lr is None or resume):
         raise UsageError(
             "over several nodes, and where torchrun or Slurm starts the processes, give --lr a number and "
             "start without --resume"
         )
+
+
+def leave_plan(job: Job, folder: Path, resume: Path | None) -> None:
+    """Lightning starts the other processes of this machine with the same command line and environment:
+    leave what has been resolved since where they find it."""
     path = folder / "plan.json"
-    plan = job.plan() | {"resume": str(resume) if resume else None}
+    plan = job.request.record() | {"resume": str(resume) if resume else None}
     path.write_text(json.dumps(plan), encoding="utf-8")
     os.environ[PLAN] = str(path)
 
@@ -59,15 +63,14 @@ def follow(request: FitRequest, splits: Splits | None) -> NoReturn:
     if PLAN in os.environ:
         plan = json.loads(Path(os.environ[PLAN]).read_text(encoding="utf-8"))
         resume = Path(plan["resume"]) if plan["resume"] else None
-        request = request.with_plan(plan)
+        request = request.as_recorded(plan)
     hardware = request.hardware()
     with scratch() as folder, suppress(Stopped, KeyboardInterrupt, DivergedError):
         fit(
-            request.shared_recipe(hardware),
+            request.on(hardware).plan,
             Data.of(request.source, splits or request.read()),
             hardware,
             Path(folder),
             resume=resume,
-            **request.shaping(),
         )
     raise SystemExit(0)

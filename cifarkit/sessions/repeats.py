@@ -43,11 +43,12 @@ def run_fits(
         UsageError: several devices; errors otherwise as of `fit.run_fit`.
     """
     if repeated:
-        request, runs = request.with_plan(repeated.plan), repeated.runs
+        request, runs = request.as_recorded(repeated.training), repeated.runs
         request = replace(request, experiment=repeated.experiment, run_name=repeated.name)
-    name = request.run_name or f"{request.recipe.name}-{Path(request.source.name).name}"
-    request = replace(request, run_name=name)
-    parent = tracking.RunRecorder(request.tracking_uri, request.experiment, f"{name}-{runs}-seeds")
+    request = request.named()
+    parent = tracking.RunRecorder(
+        request.tracking_uri, request.experiment, f"{request.run_name}-{runs}-seeds"
+    )
     with tracking.recording(parent, terminal.alert):
         hardware = request.hardware()
         if hardware.world_size > 1:
@@ -72,18 +73,18 @@ def _train_all(
     job: Job, runs: int, parent: tracking.RunRecorder, terminal: Terminal, repeated: Repeated | None
 ) -> FitRuns:
     """The trainings, and what they come to; the parent has been started."""
-    request = job.request
+    first = job.plan.seed
     trainings: list[Training] = []
-    for number in range(runs):
-        seed = request.seed + number
-        terminal.say(f"seed {seed}, {number + 1} of {runs}")
-        own = replace(request, seed=seed, run_name=f"{request.run_name}-seed{seed}")
+    for seed in range(first, first + runs):
+        terminal.say(f"seed {seed}, {seed - first + 1} of {runs}")
+        name = f"{job.request.run_name}-seed{seed}"
+        own = replace(job.request, plan=replace(job.plan, seed=seed), run_name=name)
         begun = repeated.children.get(seed) if repeated else None
         trainings.append(_child(replace(job, request=own), parent, terminal, begun))
         # A range test is made once.
-        job = replace(job, recipe=trainings[-1].recipe)
+        job = job.with_plan(job.plan.with_recipe(lr=trainings[-1].job.recipe.lr))
     if not (repeated and repeated.has_params):
-        seeds = f"{request.seed}-{request.seed + runs - 1}"
+        seeds = f"{first}-{first + runs - 1}"
         parent.log_params(job.params() | {"seed": seeds, "runs": runs})
     best = max(trainings, key=lambda training: training.result.best_val_acc)
     command = repeated.command if repeated else tracking.command_line()
@@ -94,8 +95,7 @@ def _train_all(
     out = reports.Folder(parent.folder / "report", parent.run_id)
     out.report("runs.json", to_json(summary))
     out.figure("seeds", figures.seeds(summary))
-    shown = _with_its_images(replace(job, request=replace(request, seed=best.result.seed)))
-    report(replace(best, out=out), shown, parent, terminal)
+    report(replace(best, job=_with_its_images(best.job), out=out), parent, terminal)
     return summary
 
 
@@ -109,13 +109,13 @@ def _with_its_images(job: Job) -> Job:
 def _child(job: Job, parent: tracking.RunRecorder, terminal: Terminal, begun: str | None) -> Training:
     """The training of one seed, or the rest of it; ``begun`` is the run that holds what was done before."""
     request = job.request
-    kept = parent.folder / f"seed{request.seed}"
+    kept = parent.folder / f"seed{request.plan.seed}"
     resumed = None
     if begun:
         with terminal.busy("looking up what has been trained"):
             resumed = find_child(begun, parent.client, kept, terminal)
-        request = request.with_plan(resumed.plan)
-        job = replace(job, request=request, recipe=request.recipe)
+        request = request.as_recorded(resumed.training)
+        job = replace(job, request=request)
     if resumed and resumed.checkpoint and resumed.status == "FINISHED":
         # What it came to then, where it was.
         told = tracking.fetch_artifact(parent.client, resumed.run_id, "reports/fit.json", kept)
@@ -123,22 +123,24 @@ def _child(job: Job, parent: tracking.RunRecorder, terminal: Terminal, begun: st
         if resumed.checkpoint.name != "last.ckpt":  # that one is damaged
             shutil.copyfile(resumed.checkpoint, checkpoints / "last.ckpt")
         out = reports.Folder(kept / "report", resumed.run_id)
-        training = Training(read_fit(told.read_text("utf-8")), job.recipe, checkpoints, out)
+        training = Training(read_fit(told.read_text("utf-8")), job, checkpoints, out)
     else:
-        job = _with_its_images(job)
+        shown = _with_its_images(job)
         if resumed:  # before the run is RUNNING again
-            resumed.check_images(job.data)
+            resumed.check_images(shown.data)
         recorder = tracking.RunRecorder(request.tracking_uri, request.experiment, request.run_name)
         with tracking.recording(recorder, terminal.alert):
-            recorder.start(job.tags() | {tracking.PARENT: parent.run_id}, resume=begun)
+            recorder.start(shown.tags() | {tracking.PARENT: parent.run_id}, resume=begun)
             if resumed:
                 resumed.tell(job.hardware, terminal)
-            training = train(job, recorder, terminal, resumed)
+            training = train(shown, recorder, terminal, resumed)
             training.out.report("fit.json", to_json(training.result))
             recorder.log_reports(training.out.written)
             # The child's folder goes with its end; the parent reports from the best one's weights.
             ended = shutil.copytree(training.checkpoints, kept / "ended", dirs_exist_ok=True)
-            training = replace(training, checkpoints=ended)
+            # Nor are its images kept beside those of all other seeds.
+            trained = job.with_plan(training.job.plan)
+            training = replace(training, job=trained, checkpoints=ended)
     result = training.result
     terminal.say(
         f"{result.val_split} accuracy {percent(result.last_val_acc)} after "
@@ -149,9 +151,9 @@ def _child(job: Job, parent: tracking.RunRecorder, terminal: Terminal, begun: st
 
 def _warm_up(job: Job) -> None:
     """One epoch for nothing, at all sizes of images: the first training of a process compiles kernels."""
-    recipe = replace(job.recipe, epochs=1, lr=job.recipe.lr or 1e-3, keep_hardest=(1.0,))
+    plan = job.plan.with_recipe(epochs=1, lr=job.recipe.lr or 1e-3, keep_hardest=(1.0,))
     with scratch() as folder:
-        fit(recipe, job.data, job.hardware, Path(folder), compile=job.request.compile)
+        fit(replace(plan, target_acc=None), job.data, job.hardware, Path(folder))
 
 
 def summarise(fits: Sequence[FitResult], device: str, command: str) -> FitRuns:

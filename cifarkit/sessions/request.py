@@ -14,58 +14,60 @@ from cifarkit import tracking
 from cifarkit.data.datasets import Dataset, find_dataset
 from cifarkit.data.loading import Splits, default_data_dir, load_splits
 from cifarkit.errors import UsageError
-from cifarkit.recipes import Recipe
+from cifarkit.recipes import Plan, Recipe
 from cifarkit.training.data import Data
 from cifarkit.training.hardware import Hardware, choose_hardware
 
 # Tags of a run: the fingerprints of its images.
 FINGERPRINT, VAL_FINGERPRINT = "dataset.fingerprint", "dataset.val_fingerprint"
-# What shapes a training beside its data set and its recipe.
-SHAPING = ("seed", "target_acc", "max_epochs", "val_size", "workers", "deterministic", "compile")
 
 
 @dataclass(frozen=True)
 class FitRequest:
-    """What `fit` was asked to do; names are resolved, a new run's recipe has a batch that suits the data."""
+    """What `fit` was asked to do; names are resolved, a new run's recipe has a batch that suits the data.
+
+    Attributes:
+        val_size: how many images to hold out of the training split.
+        own_batch_size: whether the recipe's batch size has to be that one.
+    """
 
     source: Dataset
-    recipe: Recipe
+    plan: Plan
     data_dir: Path
-    seed: int
-    target_acc: float | None
-    max_epochs: int | None
+    val_size: int
     own_batch_size: bool
     gpus: int | None
     nodes: int
-    workers: int | None
-    val_size: int
-    deterministic: bool
-    compile: bool
     experiment: str
     run_name: str | None
     tracking_uri: str | None
 
     def read(self) -> Splits:
         """The images; errors as of `load_splits`."""
-        return load_splits(self.source, self.data_dir, self.val_size, self.seed)
+        return load_splits(self.source, self.data_dir, self.val_size, self.plan.seed)
 
     def hardware(self) -> Hardware:
         """What it will run on; errors as of `choose_hardware`."""
-        return choose_hardware(self.gpus, self.nodes, self.recipe.precision)
+        return choose_hardware(self.gpus, self.nodes, self.plan.recipe.precision)
 
-    def shaping(self) -> dict[str, Any]:
-        """What shapes the training, as arguments of `training.fit.fit`; the data hold the images out."""
-        return {name: getattr(self, name) for name in SHAPING if name != "val_size"}
+    def record(self) -> dict[str, Any]:
+        """What shapes the training, as names and numbers."""
+        return record(self.source.name, self.source.image_shape[1], self.val_size, self.plan)
 
-    def with_plan(self, plan: dict[str, Any]) -> FitRequest:
-        """A request for the training that a plan describes; the inverse of `Job.plan`."""
+    def as_recorded(self, training: dict[str, Any]) -> FitRequest:
+        """A request for the training that was recorded so."""
         return replace(
             self,
-            source=find_dataset(plan["dataset"], plan["image_size"]),
-            recipe=Recipe.from_settings(plan["settings"]),
+            source=find_dataset(training["dataset"], training["image_size"]),
+            plan=Plan.from_settings(training["plan"]),
+            val_size=training["val_size"],
             own_batch_size=True,
-            **{name: plan[name] for name in SHAPING},
         )
+
+    def named(self, suffix: str = "") -> FitRequest:
+        """With a name for its run, where none is asked for."""
+        name = f"{self.plan.recipe.name}-{Path(self.source.name).name}{suffix}"
+        return replace(self, run_name=self.run_name or name)
 
     def resuming(self, run_id: str) -> str:
         """The command that goes on with a run, for the same shell and folder."""
@@ -80,21 +82,27 @@ class FitRequest:
             words += ["--gpus", str(self.gpus)]
         return shlex.join(words)
 
-    def shared_recipe(self, hardware: Hardware) -> Recipe:
-        """The recipe with a batch that the devices can share.
+    def on(self, hardware: Hardware) -> FitRequest:
+        """With the plan as this hardware trains it: in its precision, with batches that all devices share.
 
         Raises:
             UsageError: they cannot share the batch that was asked for.
         """
-        batch, devices = self.recipe.batch_size, hardware.world_size
-        if not self.own_batch_size:
-            return replace(self.recipe, batch_size=max(devices, batch // devices * devices))
+        batch, devices = self.plan.recipe.batch_size, hardware.world_size
         if batch % devices:
-            raise UsageError(
-                f"{devices} devices cannot share batches of {batch}: give another --gpus, or for a new run "
-                "another --batch-size"
-            )
-        return self.recipe
+            if self.own_batch_size:
+                raise UsageError(
+                    f"{devices} devices cannot share batches of {batch}: give another --gpus, or for a new "
+                    "run another --batch-size"
+                )
+            batch = max(devices, batch // devices * devices)
+        plan = self.plan.with_recipe(batch_size=batch, precision=hardware.precision)
+        return replace(self, plan=plan)
+
+
+def record(dataset: str, image_size: int, val_size: int, plan: Plan) -> dict[str, Any]:
+    """What a run tells of its training, for `FitRequest.as_recorded`."""
+    return {"dataset": dataset, "image_size": image_size, "val_size": val_size, "plan": plan.settings()}
 
 
 @dataclass(frozen=True)
@@ -102,28 +110,29 @@ class Job:
     """A training as it will be done.
 
     Attributes:
-        recipe: as these devices train it (`FitRequest.shared_recipe`).
+        request: with the plan as this hardware trains it (`FitRequest.on`).
     """
 
     request: FitRequest
-    recipe: Recipe
     data: Data
     hardware: Hardware
 
-    def plan(self) -> dict[str, Any]:
-        """What shapes the training, as names and numbers."""
-        return {
-            "dataset": self.request.source.name,
-            "image_size": self.request.source.image_shape[1],
-            "settings": self.recipe.settings() | {"precision": self.hardware.precision},
-            **{name: getattr(self.request, name) for name in SHAPING},
-        }
+    @property
+    def plan(self) -> Plan:
+        return self.request.plan
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.plan.recipe
+
+    def with_plan(self, plan: Plan) -> Job:
+        return replace(self, request=replace(self.request, plan=plan))
 
     def tags(self) -> dict[str, str]:
         """What its MLflow run is tagged with."""
         own = {
             tracking.KIND: "fit",
-            tracking.PLAN: json.dumps(self.plan()),
+            tracking.PLAN: json.dumps(self.request.record()),
             "hardware": self.hardware.describe(),
             "dataset": self.data.name,
             "val_split": self.data.val.split,
@@ -134,20 +143,13 @@ class Job:
 
     def params(self) -> dict[str, Any]:
         """What its MLflow run records as parameters."""
-        request, data, hardware = self.request, self.data, self.hardware
-        return self.recipe.settings() | {
+        data, hardware = self.data, self.hardware
+        return self.plan.settings() | {
             "dataset": data.name,
-            "seed": request.seed,
-            "precision": hardware.precision,
             "device": hardware.device,
             "world_size": hardware.world_size,
-            "target_acc": request.target_acc,
-            "max_epochs": request.max_epochs,
             "val_split": data.val.split,
-            "val_size": request.val_size,
-            "workers": request.workers,
-            "deterministic": request.deterministic,
-            "compile": request.compile,
+            "val_size": data.val_size,
             "train_images": len(data.train),
             "val_images": len(data.val),
             "image_size": data.image_size,

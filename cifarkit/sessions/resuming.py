@@ -14,11 +14,10 @@ from cifarkit.checkpoint import Story, read_story
 from cifarkit.console import Terminal, percent, plural
 from cifarkit.errors import CheckpointError, OtherVersion, UsageError
 from cifarkit.results import EpochRow, merit
-from cifarkit.sessions.request import FINGERPRINT, SHAPING, VAL_FINGERPRINT, FitRequest
+from cifarkit.sessions.request import FINGERPRINT, VAL_FINGERPRINT, FitRequest, record
 from cifarkit.subjects import checkpoint_of_run
 from cifarkit.tracking.processes import describe
 from cifarkit.training.data import Data
-from cifarkit.training.fit import is_complete
 from cifarkit.training.hardware import Hardware
 from cifarkit.training.module import WITHIN_EPOCH
 
@@ -28,7 +27,7 @@ class Resumed:
     """A run to go on with.
 
     Attributes:
-        plan: what shapes its training (`Job.plan`).
+        training: what shapes it (`request.record`).
         has_params: whether they are recorded.
         hardware: what it ran on so far (`Hardware.describe`).
         story: of its last checkpoint; None where it ended before its first.
@@ -38,7 +37,7 @@ class Resumed:
 
     run_id: str
     status: str
-    plan: dict[str, Any]
+    training: dict[str, Any]
     has_params: bool
     hardware: str
     story: Story | None = None
@@ -81,7 +80,7 @@ class Repeated:
     """A run of several seeds to go on with.
 
     Attributes:
-        plan: what shapes its trainings (`Job.plan`), from the first seed on.
+        training: what shapes that of the first seed (`request.record`).
         runs: how many seeds it was to have.
         has_params: whether its parameters are recorded.
         command: that began it.
@@ -92,7 +91,7 @@ class Repeated:
     """
 
     run_id: str
-    plan: dict[str, Any]
+    training: dict[str, Any]
     runs: int
     has_params: bool
     command: str
@@ -149,7 +148,7 @@ def find_repeated(run: Any, client: Any, request: FitRequest) -> Repeated | None
         return None
     if run.info.status == "FINISHED":
         raise UsageError(f"this run is finished: all of its {tags[tracking.RUNS]} seeds are trained")
-    if request.target_acc is not None or request.max_epochs is not None:
+    if request.plan.target_acc is not None or request.plan.max_epochs is not None:
         raise UsageError("--target-acc and --max-epochs cannot change in a run of several seeds")
     children = {}
     for child in tracking.find_children(client, run):
@@ -157,12 +156,11 @@ def find_repeated(run: Any, client: Any, request: FitRequest) -> Repeated | None
             continue
         if tracking.is_alive(child):
             raise UsageError(f"run {child.info.run_id[:8]}, one of its seeds, is still being trained")
-        children[json.loads(child.data.tags[tracking.PLAN])["seed"]] = child.info.run_id
-    plan = json.loads(tags[tracking.PLAN])
+        children[json.loads(child.data.tags[tracking.PLAN])["plan"]["seed"]] = child.info.run_id
     runs, has_params = int(tags[tracking.RUNS]), bool(run.data.params)
     return Repeated(
         run_id=run_id,
-        plan=plan,
+        training=json.loads(tags[tracking.PLAN]),
         runs=runs,
         has_params=has_params,
         command=tags[tracking.COMMAND],
@@ -206,7 +204,8 @@ def restore(run: Any, client: Any, folder: Path, terminal: Terminal) -> Resumed:
         if story.rows:
             _add_best(client, run, path, folder, there, terminal)
         steps_done = content.get(WITHIN_EPOCH, {}).get("steps_done", 0)
-        return Resumed(*known, _plan(story), has_params, hardware, story, steps_done, path)
+        training = record(story.dataset, story.image_size, story.val_size, story.plan)
+        return Resumed(*known, training, has_params, hardware, story, steps_done, path)
     if tracking.PLAN not in run.data.tags or "best" in there:
         raise damaged or CheckpointError(f"run {run_id[:8]} holds no checkpoint to go on with")
     return Resumed(*known, json.loads(run.data.tags[tracking.PLAN]), has_params, hardware)
@@ -224,15 +223,6 @@ def _add_best(client: Any, run: Any, latest: Path, folder: Path, there: set[str]
         shutil.copyfile(latest, best)
 
 
-def _plan(story: Story) -> dict[str, Any]:
-    return {
-        "dataset": story.dataset,
-        "image_size": story.image_size,
-        "settings": story.settings | {"precision": story.precision},
-        **{name: getattr(story, name) for name in SHAPING},
-    }
-
-
 def as_it_was(request: FitRequest, resumed: Resumed) -> FitRequest:
     """The request with everything that shapes the training taken from the run that goes on, but for a
     target or a limit of epochs that is asked for now.
@@ -240,18 +230,21 @@ def as_it_was(request: FitRequest, resumed: Resumed) -> FitRequest:
     Raises:
         UsageError: there is nothing left to do, or less is asked for than was planned.
     """
-    asked = {"target_acc": request.target_acc, "max_epochs": request.max_epochs}
-    now: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    planned = resumed.plan["settings"]["epochs"]
-    if request.max_epochs is not None and request.max_epochs < planned:
+    asked, request = request.plan, request.as_recorded(resumed.training)
+    planned = request.plan.recipe.epochs
+    if asked.max_epochs is not None and asked.max_epochs < planned:
         raise UsageError(f"this run was planned for {plural(planned, 'epoch')}; --max-epochs cannot be less")
-    story = resumed.story
-    if story is not None:
-        story = replace(story, **now)
-        if is_complete(story) and resumed.status == "FINISHED":
+    plan = replace(
+        request.plan,
+        target_acc=asked.target_acc or request.plan.target_acc,
+        max_epochs=asked.max_epochs or request.plan.max_epochs,
+    )
+    if resumed.story is not None and resumed.status == "FINISHED":
+        story = replace(resumed.story, plan=plan)
+        if story.is_complete():
             best = max(story.rows, key=merit).val_acc
             raise UsageError(
-                f"this run is finished: {len(story.rows)} of {story.ends[-1]} epochs, "
+                f"this run is finished: {len(story.rows)} of {plan.ends[-1]} epochs, "
                 f"best accuracy {percent(best)}; with a higher --target-acc and --max-epochs it would go on"
             )
-    return request.with_plan(resumed.plan | now)
+    return replace(request, plan=plan)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cifarkit.augment.policies import find_policy
 from cifarkit.optim import build_optimizer
 from cifarkit.pipeline import resize, train_loader
-from cifarkit.recipes import Recipe, scaled_side
+from cifarkit.recipes import Plan, Recipe, scaled_side
 from cifarkit.replay import Replayed
 from cifarkit.results import BenchRow, EpochRow
 from cifarkit.training.callbacks import STEP_REPORT_SECONDS, Observer
@@ -157,7 +157,7 @@ def measure_overheads(
     alone: list[tuple[float, float]] = []
     for _ in range(ROUNDS):
         bare += (epoch / steps for epoch in _bare_epochs(recipe, small, hardware))
-        rows = fit(recipe, small, hardware, folder / "checkpoints").rows
+        rows = fit(Plan(recipe), small, hardware, folder / "checkpoints").rows
         alone += _steps_and_rests(rows, recipe.batch_size, steps)
     with observed(folder / "checkpoints") as observers:
         watching, each_epoch = _observing(observers, rows, steps)

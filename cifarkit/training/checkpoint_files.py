@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,9 @@ class StoryKeeper(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         assert isinstance(pl_module, Classifier)
-        story = asdict(self.story)
+        story = asdict(replace(self.story, tta=pl_module.looks_again, rows=tuple(self.rows)))
+        story["plan"] = self.story.plan.settings()
         story["preprocessing"]["side"] = pl_module.side
-        story["tta"] = pl_module.looks_again
-        story["rows"] = [asdict(row) for row in self.rows]
         checkpoint[KEY] = {"format": FORMAT, **story}
         checkpoint[RATES] = [torch.tensor(epoch, dtype=torch.float64) for epoch in self.lrs]
 

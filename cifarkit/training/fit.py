@@ -1,4 +1,4 @@
-"""Train a recipe on a data set, to an epoch count or to a target accuracy."""
+"""Train as planned: for a number of epochs or to a target accuracy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cifarkit.checkpoint import Story, read_rates, read_story
 from cifarkit.errors import CheckpointError, Terminated, UsageError
 from cifarkit.intervals import accuracy_interval
 from cifarkit.pipeline import DeviceLoader, epoch_order, eval_loader, train_loader
-from cifarkit.recipes import Recipe
+from cifarkit.recipes import Plan
 from cifarkit.results import EpochRow, FitResult, merit, reaches
 from cifarkit.training.callbacks import DivergenceGuard, Observer, Reporter, StopOnSignal
 from cifarkit.training.checkpoint_files import CheckpointFiles, StoryKeeper
@@ -33,30 +33,18 @@ from cifarkit.training.module import Classifier
 
 
 def fit(
-    recipe: Recipe,
+    plan: Plan,
     data: Data,
     hardware: Hardware,
     folder: Path,
     *,
-    seed: int = 0,
-    target_acc: float | None = None,
-    max_epochs: int | None = None,
-    workers: int | None = None,
-    deterministic: bool = False,
-    compile: bool = False,
     resume: Path | None = None,
     observers: Sequence[Observer] = (),
 ) -> FitResult:
     """Train; write ``best.ckpt`` and ``last.ckpt`` into ``folder`` after every epoch.
 
     Args:
-        recipe: resolved; its learning rate is a number.
-        target_acc: stop as soon as validation accuracy, a fraction, reaches it.
-        max_epochs: while the target is not reached, go on beyond the recipe's epochs, at most so far
-            (see `training_ends`).
-        workers: see `pipeline.train_loader`.
-        deterministic: use only algorithms that repeat bit for bit (the CPU path does by itself).
-        compile: run what `torch.compile` makes of the network's training steps.
+        plan: its recipe's learning rate is a number; the hardware says in which precision it is trained.
         resume: a ``last.ckpt`` to continue, with the ``best.ckpt`` beside it; the training goes on with
             the step after it.
         observers: told of steps and epochs on this thread.
@@ -68,6 +56,8 @@ def fit(
         DivergedError: the loss is no longer a number, or beyond all bounds.
         Interrupted, Terminated: a signal came; ``last.ckpt`` in ``folder`` holds the step that was done last.
     """
+    plan = plan.with_recipe(precision=hardware.precision)
+    recipe, seed = plan.recipe, plan.seed
     if recipe.batch_size % hardware.world_size:
         raise UsageError(f"the batch size must be a multiple of the {hardware.world_size} devices")
     reuse_freed_memory()
@@ -76,23 +66,16 @@ def fit(
         dataset=data.name,
         fingerprint=data.train.fingerprint,
         val_fingerprint=data.val.fingerprint,
-        settings=recipe.settings(),
+        plan=plan,
         preprocessing=data.preprocessing,
         val_split=data.val.split,
         val_size=data.val_size,
-        seed=seed,
         image_size=data.image_size,
-        target_acc=target_acc,
-        max_epochs=max_epochs,
-        precision=hardware.precision,
-        workers=workers,
-        deterministic=deterministic,
-        compile=compile,
     )
     if resume:
         earlier, _ = read_story(resume)
-        if earlier.settings["model"] != recipe.model:
-            raise CheckpointError(f"{resume} holds a {earlier.settings['model']}, not a {recipe.model}")
+        if earlier.recipe.model != recipe.model:
+            raise CheckpointError(f"{resume} holds a {earlier.recipe.model}, not a {recipe.model}")
         data.check_fingerprints(str(resume), earlier.fingerprint, earlier.val_fingerprint)
         story = replace(story, rows=earlier.rows)
         for name in ("best.ckpt", "last.ckpt"):
@@ -100,13 +83,13 @@ def fit(
             if kept.is_file() and kept.parent != folder:
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(kept, folder / name)
-        if is_complete(story):  # stopped between its last epoch and its end
-            return _result(recipe, data, hardware, seed, target_acc, story.rows, folder)
+        if story.is_complete():  # stopped between its last epoch and its end
+            return _result(plan, data, hardware, story.rows, folder)
     network = build_network(recipe, data)
     keeper = StoryKeeper(story, read_rates(resume) if resume else ())
     files = CheckpointFiles(folder, behind=hardware.device == "cuda" and hardware.world_size == 1)
     stop = StopOnSignal(observers, files)
-    reporter = Reporter(keeper, observers, files, val_split=data.val.split, target_acc=target_acc)
+    reporter = Reporter(keeper, observers, files, val_split=data.val.split, target_acc=plan.target_acc)
     with _quiet_lightning(), stop.listening():
         trainer = pl.Trainer(
             accelerator="gpu" if hardware.device == "cuda" else "cpu",
@@ -114,8 +97,8 @@ def fit(
             num_nodes=hardware.nodes,
             strategy="ddp" if hardware.world_size > 1 else "auto",
             precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
-            max_epochs=story.ends[-1],
-            deterministic=deterministic,
+            max_epochs=plan.ends[-1],
+            deterministic=plan.deterministic,
             callbacks=[DivergenceGuard(), reporter, keeper, stop],
             plugins=[files],
             default_root_dir=folder,
@@ -135,7 +118,7 @@ def fit(
             batch_size=recipe.batch_size // hardware.world_size,
             seed=seed,
             device=device,
-            workers=workers,
+            workers=plan.workers,
             epoch=len(story.rows),
             kept_in=recipe.kept_in,
             **place,
@@ -145,12 +128,12 @@ def fit(
             network,
             recipe,
             order=order,
-            ends=[sum(map(order.steps_in, range(end))) for end in story.ends],
+            ends=[sum(map(order.steps_in, range(end))) for end in plan.ends],
             side=data.preprocessing.image_shape[1],
             seed=seed,
             val_images=len(data.val),
-            target_acc=target_acc,
-            compile=compile,
+            target_acc=plan.target_acc,
+            compile=plan.compile,
             # Several devices exchange gradients within the passes; workers are slower than any GPU anyway.
             replay=device.type == "cuda" and hardware.world_size == 1 and isinstance(batches, DeviceLoader),
         )
@@ -167,7 +150,7 @@ def fit(
         except RuntimeError as error:
             if stop.received:  # which the workers that load images got as well, and died of
                 raise stop.received from error
-            if compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            if plan.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
                 why = str(error).strip().partition("\n")[0]
                 raise UsageError(f"--compile fails here ({why}); leave it out") from error
             raise
@@ -177,24 +160,11 @@ def fit(
                 gc.collect()  # records of passes hold much of its memory
     if stop.received:  # after the last epoch of all
         raise stop.received
-    return _result(recipe, data, hardware, seed, target_acc, reporter.rows, folder)
+    return _result(plan, data, hardware, reporter.rows, folder)
 
 
-def is_complete(story: Story) -> bool:
-    """Whether all epochs are done, or the target was reached."""
-    reached = any(reaches(row, story.target_acc) for row in story.rows)
-    return reached or len(story.rows) >= story.ends[-1]
-
-
-def _result(
-    recipe: Recipe,
-    data: Data,
-    hardware: Hardware,
-    seed: int,
-    target_acc: float | None,
-    rows: Sequence[EpochRow],
-    folder: Path,
-) -> FitResult:
+def _result(plan: Plan, data: Data, hardware: Hardware, rows: Sequence[EpochRow], folder: Path) -> FitResult:
+    recipe, target_acc = plan.recipe, plan.target_acc
     best = max(rows, key=merit)
     low, high = accuracy_interval(best.val_acc, len(data.val))
     reached = [row for row in rows if reaches(row, target_acc)]
@@ -203,9 +173,9 @@ def _result(
         dataset=data.name,
         model=recipe.model,
         recipe=recipe.name,
-        seed=seed,
+        seed=plan.seed,
         device=hardware.describe(),
-        precision=hardware.precision,
+        precision=recipe.precision,
         val_split=data.val.split,
         planned_epochs=recipe.epochs,
         epochs=len(rows),

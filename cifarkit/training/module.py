@@ -37,7 +37,7 @@ class Classifier(pl.LightningModule):
             (see `build_scheduler`).
         side: of the images in pixels, at full size.
         val_images: how many validation looks at.
-        target_acc, compile: see `fit`.
+        target_acc, compile: see `recipes.Plan`.
         replay: have the GPU replay the passes of training (`Replayed`).
 
     Attributes:

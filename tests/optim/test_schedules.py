@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifarkit.optim.schedules import RESTART, Linear, OneCycle, Schedule, build_scheduler, training_ends
+from cifarkit.optim.schedules import RESTART, Linear, OneCycle, Schedule, build_scheduler
 
 PEAK = 0.5
 SCHEDULES: list[Schedule] = [OneCycle(), OneCycle(rise=0.3, div_factor=10.0), Linear(), Linear(warmup=0.1)]
@@ -97,19 +97,6 @@ def test_a_training_that_goes_on_falls_again_from_half_the_peak(schedule: Schedu
     assert rates[:10] == pytest.approx([PEAK * schedule.factor(step, 10) for step in range(10)])
     assert rates[10:15] == pytest.approx([PEAK * RESTART * (1 - step / 5) for step in range(5)])
     assert rates[15:] == pytest.approx([PEAK * RESTART * (1 - step / 4) for step in range(5)])
-
-
-@pytest.mark.parametrize(
-    ("planned", "target", "longest", "ends"),
-    [
-        (6, None, 20, (6,)), (6, 0.9, None, (6,)), (6, 0.9, 6, (6,)), (6, 0.9, 3, (6,)),
-        (6, 0.9, 7, (6, 7)), (6, 0.9, 18, (6, 9, 14, 18)), (1, 0.9, 5, (1, 2, 3, 5)),
-    ],
-)  # fmt: skip
-def test_where_a_training_may_end(
-    planned: int, target: float | None, longest: int | None, ends: tuple[int, ...]
-) -> None:
-    assert training_ends(planned, target, longest) == ends
 
 
 def test_linear_falls_from_the_peak_to_nothing() -> None:

@@ -11,7 +11,7 @@ from cifarkit.console import Terminal
 from cifarkit.data.datasets import DATASETS
 from cifarkit.data.loading import Splits
 from cifarkit.errors import UsageError
-from cifarkit.recipes import RECIPES
+from cifarkit.recipes import RECIPES, Plan
 from cifarkit.sessions.fit import prepare
 from cifarkit.sessions.request import FitRequest, Job
 from cifarkit.training.data import Data
@@ -22,18 +22,12 @@ from cifarkit.training.hardware import Hardware
 def request_() -> FitRequest:
     return FitRequest(
         source=DATASETS["digits"],
-        recipe=RECIPES["fast"].override(model="small-cnn"),
+        plan=Plan(RECIPES["fast"].override(model="small-cnn"), seed=7, target_acc=0.9, workers=2),
         data_dir=Path("unused"),
-        seed=7,
-        target_acc=0.9,
-        max_epochs=12,
+        val_size=100,
         own_batch_size=False,
         gpus=None,
         nodes=1,
-        workers=2,
-        val_size=100,
-        deterministic=True,
-        compile=False,
         experiment="trial",
         run_name=None,
         tracking_uri=None,
@@ -43,41 +37,38 @@ def request_() -> FitRequest:
 @pytest.fixture(scope="module")
 def job(request_: FitRequest) -> Job:
     data, hardware = Data.of(request_.source, request_.read()), Hardware("cpu", 1, 1, "bf16")
-    return Job(request_, request_.shared_recipe(hardware), data, hardware)
+    return Job(request_.on(hardware), data, hardware)
 
 
 def test_a_plan_brings_the_training_back(request_: FitRequest, job: Job) -> None:
     """In its own precision, which `auto` would choose anew on another machine."""
-    again = replace(request_, seed=0, target_acc=None, val_size=0).with_plan(
-        json.loads(json.dumps(job.plan()))
-    )
-    assert request_.recipe.precision == "auto"
-    assert again.recipe.precision == "bf16"
-    assert again.recipe.settings() == job.recipe.settings() | {"precision": "bf16"}
-    assert again.shaping() == request_.shaping()
+    other = replace(request_, source=DATASETS["mnist"], plan=Plan(RECIPES["digits"]), val_size=0)
+    again = other.as_recorded(json.loads(json.dumps(job.request.record())))
+    assert (request_.plan.recipe.precision, again.plan.recipe.precision) == ("auto", "bf16")
+    assert again.plan.settings() == job.plan.settings()
     assert (again.source, again.val_size) == (request_.source, 100)
-    assert again.shared_recipe(job.hardware) == again.recipe
+    assert again.on(job.hardware) == again
 
 
 def test_a_batch_is_shared_by_the_devices(request_: FitRequest) -> None:
     three = Hardware("cuda", 3, 1, "bf16")
-    assert (request_.recipe.batch_size, request_.shared_recipe(three).batch_size) == (500, 498)
+    assert (request_.plan.recipe.batch_size, request_.on(three).plan.recipe.batch_size) == (500, 498)
     with pytest.raises(UsageError, match="3 devices cannot share batches of 500"):
-        replace(request_, own_batch_size=True).shared_recipe(three)
+        replace(request_, own_batch_size=True).on(three)
 
 
 def test_a_run_tells_its_images_and_its_plan(request_: FitRequest, job: Job) -> None:
     tags = job.tags()
-    assert json.loads(tags["cifarkit.plan"]) == job.plan()
+    assert json.loads(tags["cifarkit.plan"]) == job.request.record()
     told = tags["dataset.fingerprint"], tags["dataset.val_fingerprint"]
     assert told == (job.data.train.fingerprint, job.data.val.fingerprint)
-    others = replace(request_, seed=8).read()
+    others = replace(request_, plan=replace(request_.plan, seed=8)).read()
     assert len({*told, others.train.fingerprint, others.val.fingerprint}) == 4
 
 
 def test_a_run_records_every_setting_of_its_recipe(job: Job) -> None:
     params = job.params()
-    settings = job.recipe.settings() | {"precision": "bf16"}
+    settings = job.plan.settings()
     assert {key: params[key] for key in settings} == settings
     assert (params["device"], params["world_size"], params["seed"]) == ("cpu", 1, 7)
     assert params["train_images"] + params["val_images"] == len(job.data.train) + 100
@@ -85,7 +76,7 @@ def test_a_run_records_every_setting_of_its_recipe(job: Job) -> None:
 
 def test_a_job_says_on_what_it_is_validated(job: Job) -> None:
     assert job.describe().endswith("validating on 100 of the training split, held out")
-    sampled = replace(job, recipe=replace(job.recipe, val_sample=40))
+    sampled = job.with_plan(job.plan.with_recipe(val_sample=40))
     assert sampled.describe().endswith("held out (50 of them before the last epoch)")
 
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from cifarkit.analysis.predictions import Predictions, predict
 from cifarkit.checkpoint import load_checkpoint, read_story
 from cifarkit.errors import CheckpointError, Interrupted
-from cifarkit.recipes import RECIPES, Recipe
+from cifarkit.recipes import RECIPES, Plan, Recipe
 from cifarkit.subjects import Subject
 from cifarkit.training.checkpoint_files import CheckpointFiles
 from cifarkit.training.data import Data, build_network
@@ -34,7 +34,7 @@ from cifarkit.training.hardware import Hardware
 
 @pytest.fixture
 def saved(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> Path:
-    return Path(fit(recipe, data, cpu, tmp_path, target_acc=0.001).last_checkpoint)
+    return Path(fit(Plan(recipe, target_acc=0.001), data, cpu, tmp_path).last_checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     folder = tmp_path_factory.mktemp("whole")
     source = find_dataset("digits")
     digits = find_recipe("digits").override(epochs=1, batch_size=512, optimizer="sgd", lr=0.01)
-    fit(digits, Data.of(source, load_splits(source, folder)), Hardware("cpu", 1, 1, "fp32"), folder)
+    fit(Plan(digits), Data.of(source, load_splits(source, folder)), Hardware("cpu", 1, 1, "fp32"), folder)
     return folder / "last.ckpt", read_story(folder / "last.ckpt")[1]
 
 
@@ -109,7 +109,7 @@ def test_a_full_disk_is_said_whatever_the_writer_says(
     monkeypatch.setattr(torch, "save", fails)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(CheckpointError, match="No space left on device"):
-        fit(recipe, data, cpu, tmp_path)
+        fit(Plan(recipe), data, cpu, tmp_path)
 
 
 def test_a_full_disk_keeps_the_checkpoints_before(
@@ -123,7 +123,7 @@ def test_a_full_disk_keeps_the_checkpoints_before(
         monkeypatch.setattr(torch, "save", full)
 
     with pytest.raises(CheckpointError, match=r"No space left on device\); what was saved before"):
-        fit(recipe, data, cpu, tmp_path, observers=[watcher(fill)])
+        fit(Plan(recipe), data, cpu, tmp_path, observers=[watcher(fill)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
     assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
 
@@ -147,7 +147,7 @@ def test_checkpoints_written_behind_are_the_same(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, request: pytest.FixtureRequest, watcher: Any,
     without_times: Any, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    expected = fit(recipe, data, cpu, tmp_path / "expected")
+    expected = fit(Plan(recipe), data, cpu, tmp_path / "expected")
     request.getfixturevalue("behind")
     save = torch.save
     threads: list[int] = []
@@ -159,7 +159,7 @@ def test_checkpoints_written_behind_are_the_same(
 
     monkeypatch.setattr(torch, "save", slowly)
     heard = watcher(lambda epoch: assert_written(tmp_path / "behind", epoch))
-    result = fit(recipe, data, cpu, tmp_path / "behind", observers=[heard])
+    result = fit(Plan(recipe), data, cpu, tmp_path / "behind", observers=[heard])
     assert len(threads) == 3
     assert threading.get_ident() not in threads
     assert without_times(heard.rows) == without_times(result.rows) == without_times(expected.rows)
@@ -184,7 +184,7 @@ def test_a_disk_that_fills_up_behind_ends_the_training(
         monkeypatch.setattr(torch, "save", full)
 
     with pytest.raises(CheckpointError, match=r"No space left on device\); what was saved before"):
-        fit(recipe, data, cpu, tmp_path, observers=[watcher(fill)])
+        fit(Plan(recipe), data, cpu, tmp_path, observers=[watcher(fill)])
     assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
 
 
@@ -195,7 +195,7 @@ def test_a_stop_is_written_before_it_is_told(
     monkeypatch.setattr("cifarkit.training.callbacks.STEP_REPORT_SECONDS", 0.0)
     heard = watcher(at_step=lambda epoch, step: os.kill(os.getpid(), signal.SIGINT) if step == 2 else None)
     with pytest.raises(Interrupted):
-        fit(recipe, data, cpu, tmp_path, observers=[heard])
+        fit(Plan(recipe), data, cpu, tmp_path, observers=[heard])
     assert heard.stops == [(1, 2, 4)]
     content = read_story(tmp_path / "last.ckpt")[1]
     assert content["within_epoch"]["steps_done"] == 2
@@ -211,7 +211,7 @@ def test_what_looks_again_is_kept_with_the_weights(
     def look(epoch: int) -> None:
         looks[epoch] = load_checkpoint(tmp_path / "last.ckpt").network.tta
 
-    fit(recipe, colour_data, cpu, tmp_path, observers=[watcher(look)])
+    fit(Plan(recipe), colour_data, cpu, tmp_path, observers=[watcher(look)])
     assert looks == {1: False, 2: True}  # at the end of the training only
 
 
@@ -244,7 +244,7 @@ def test_much_that_validation_saw_is_not_kept(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cifarkit.training.module.MAX_LOGITS", len(data.val) * 10 - 1)
-    path = Path(fit(recipe, data, cpu, tmp_path, target_acc=0.001).last_checkpoint)
+    path = Path(fit(Plan(recipe, target_acc=0.001), data, cpu, tmp_path).last_checkpoint)
     assert load_checkpoint(path).val_logits is None
 
 
@@ -331,8 +331,8 @@ def test_another_format(edited: Any) -> None:
         lambda content: content.update(cifarkit=5),
         lambda content: content["cifarkit"]["rows"][0].pop("val_acc"),
         lambda content: content["cifarkit"].update(dataset=5),
-        lambda content: content["cifarkit"]["settings"].update(model=["small-cnn"]),
-        lambda content: content["cifarkit"]["settings"].pop("policy"),
+        lambda content: content["cifarkit"]["plan"].update(model=["small-cnn"]),
+        lambda content: content["cifarkit"]["plan"].pop("policy"),
     ],
     ids=[
         "fingerprint",
@@ -372,9 +372,9 @@ def test_absurd_images_get_no_network(edited: Any, shape: tuple[int, int, int]) 
         lambda content: content.pop("state_dict"),
         lambda content: content["state_dict"].pop("network.6.bias"),
         lambda content: content["state_dict"].update({"network.6.bias": torch.zeros(11)}),
-        lambda content: content["cifarkit"]["settings"].update(model="small-cnn"),
-        lambda content: content["cifarkit"]["settings"].update(model="gone"),
-        lambda content: content["cifarkit"]["settings"].pop("model"),
+        lambda content: content["cifarkit"]["plan"].update(model="small-cnn"),
+        lambda content: content["cifarkit"]["plan"].update(model="gone"),
+        lambda content: content["cifarkit"]["plan"].pop("model"),
         lambda content: content.update(val_logits=[0.0]),
         lambda content: content.update(val_logits=torch.zeros(100, 9)),
         lambda content: content.update(val_logits=torch.full((100, 10), torch.nan)),
@@ -406,7 +406,7 @@ def test_weights_and_logits_that_do_not_fit(edited: Any, change: Any) -> None:
 
 
 def test_a_model_of_another_program_is_said_to_be_that(edited: Any) -> None:
-    path = edited(lambda content: content["cifarkit"]["settings"].update(model="mine"))
+    path = edited(lambda content: content["cifarkit"]["plan"].update(model="mine"))
     with pytest.raises(CheckpointError, match=r"weights of 'mine'.* ask the program that added it"):
         load_checkpoint(path)
 

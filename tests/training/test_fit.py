@@ -19,7 +19,7 @@ from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import CheckpointError, DivergedError, Interrupted, Stopped, Terminated, UsageError
 from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import Linear
-from cifarkit.recipes import RECIPES, Recipe
+from cifarkit.recipes import RECIPES, Plan, Recipe
 from cifarkit.results import EpochRow
 from cifarkit.training import module
 from cifarkit.training.data import Data
@@ -56,7 +56,7 @@ def test_result_is_consistent(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
 ) -> None:
     seen = watcher()
-    result = fit(recipe, data, cpu, tmp_path, seed=5, observers=[seen])
+    result = fit(Plan(recipe, seed=5), data, cpu, tmp_path, observers=[seen])
     accs = [row.val_acc for row in result.rows]
     assert (result.dataset, result.model, result.recipe, result.seed) == ("digits", recipe.model, "test", 5)
     assert result.run_id is None
@@ -75,7 +75,7 @@ def test_result_is_consistent(
 
 
 def test_rows_count_epochs_and_add_up(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
-    rows = fit(recipe, data, cpu, tmp_path).rows
+    rows = fit(Plan(recipe), data, cpu, tmp_path).rows
     assert [row.epoch for row in rows] == [1, 2, 3]
     for row in rows:
         assert row.val_split == "test"
@@ -88,7 +88,7 @@ def test_rows_count_epochs_and_add_up(recipe: Recipe, data: Data, cpu: Hardware,
 
 
 def test_it_learns(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
-    rows = fit(replace(recipe, epochs=8), data, cpu, tmp_path).rows
+    rows = fit(Plan(replace(recipe, epochs=8)), data, cpu, tmp_path).rows
     assert rows[-1].train_loss < rows[0].train_loss / 2
     assert rows[-1].val_acc > 0.6
 
@@ -98,7 +98,7 @@ def test_observers_hear_everything_in_order(
 ) -> None:
     monkeypatch.setattr("cifarkit.training.callbacks.STEP_REPORT_SECONDS", 0.0)
     seen = watcher()
-    result = fit(recipe, data, cpu, tmp_path, observers=[seen])
+    result = fit(Plan(recipe), data, cpu, tmp_path, observers=[seen])
     assert seen.steps == [(epoch, step, 4) for epoch in (1, 2, 3) for step in (1, 2, 3, 4)]
     assert seen.validations == [1, 2, 3]
     accs = [row.val_acc for row in result.rows]
@@ -109,7 +109,7 @@ def test_learning_rates_follow_the_schedule(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
 ) -> None:
     linear = replace(recipe, schedule=Linear())
-    result = fit(linear, data, cpu, tmp_path)
+    result = fit(Plan(linear), data, cpu, tmp_path)
     rates = [step[0] for epoch in read_rates(tmp_path / "last.ckpt") for step in epoch]
     assert rates == pytest.approx([0.02 * (1 - i / 12) for i in range(12)])
     assert [row.lr for row in result.rows] == [rates[i] for i in (3, 7, 11)]
@@ -120,7 +120,7 @@ def test_checkpoints_hold_the_rows_up_to_them(
 ) -> None:
     held = []
     seen = watcher(lambda epoch: held.append(read_story(tmp_path / "last.ckpt")[0].rows))
-    result = fit(recipe, data, cpu, tmp_path, observers=[seen])
+    result = fit(Plan(recipe), data, cpu, tmp_path, observers=[seen])
     assert held == [result.rows[:1], result.rows[:2], result.rows]
     assert len(read_story(tmp_path / "best.ckpt")[0].rows) == result.best_epoch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
@@ -131,7 +131,7 @@ def test_an_epoch_that_is_no_better_is_last_but_not_best(
 ) -> None:
     held = []
     seen = watcher(lambda epoch: held.append(len(read_story(tmp_path / "last.ckpt")[0].rows)))
-    result = fit(recipe, flat_data, cpu, tmp_path, observers=[seen])
+    result = fit(Plan(recipe), flat_data, cpu, tmp_path, observers=[seen])
     assert [row.val_acc for row in result.rows] == [0.1] * 3
     assert held == [1, 2, 3]
     assert result.best_epoch == 1
@@ -140,13 +140,13 @@ def test_an_epoch_that_is_no_better_is_last_but_not_best(
 
 
 def test_the_story_is_complete(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
-    fit(recipe, data, cpu, tmp_path, seed=3, target_acc=1.0)
+    plan = Plan(recipe, seed=3, target_acc=1.0)
+    fit(plan, data, cpu, tmp_path)
     story, _ = read_story(tmp_path / "last.ckpt")
-    assert story.recipe == recipe
+    assert story.plan == plan
     assert story.preprocessing == data.preprocessing
     assert story.fingerprint == data.train.fingerprint
-    assert (story.dataset, story.seed, story.target_acc) == ("digits", 3, 1.0)
-    assert (story.val_split, story.val_size, story.precision) == ("test", 0, "fp32")
+    assert (story.dataset, story.val_split, story.val_size) == ("digits", "test", 0)
 
 
 # -- randomness -----------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_equal_seeds_give_equal_weights(
     results = []
     for run in range(2):
         torch.manual_seed(run)  # what was drawn before must not matter
-        results.append(fit(recipe, data, cpu, tmp_path / str(run), seed=7, deterministic=deterministic))
+        results.append(fit(Plan(recipe, seed=7, deterministic=deterministic), data, cpu, tmp_path / str(run)))
     assert same(weights(results[0].last_checkpoint), weights(results[1].last_checkpoint))
     assert without_times(results[0].rows) == without_times(results[1].rows)
 
@@ -169,7 +169,7 @@ def test_different_seeds_give_different_weights(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, weights: Read
 ) -> None:
     short = replace(recipe, epochs=1)
-    states = [weights(fit(short, data, cpu, tmp_path / str(s), seed=s).last_checkpoint) for s in (1, 2)]
+    states = [weights(fit(Plan(short, seed=s), data, cpu, tmp_path / str(s)).last_checkpoint) for s in (1, 2)]
     assert not any(torch.equal(states[0][key], states[1][key]) for key in states[0] if "weight" in key)
 
 
@@ -177,7 +177,9 @@ def test_the_number_of_workers_does_not_matter(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, weights: Read
 ) -> None:
     short = replace(recipe, epochs=2)
-    states = [weights(fit(short, data, cpu, tmp_path / str(w), workers=w).last_checkpoint) for w in (0, 2)]
+    states = [
+        weights(fit(Plan(short, workers=w), data, cpu, tmp_path / str(w)).last_checkpoint) for w in (0, 2)
+    ]
     assert same(*states)
 
 
@@ -188,7 +190,7 @@ def test_it_stops_at_the_target(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any
 ) -> None:
     seen = watcher()
-    result = fit(recipe, data, cpu, tmp_path, target_acc=0.001, observers=[seen])
+    result = fit(Plan(recipe, target_acc=0.001), data, cpu, tmp_path, observers=[seen])
     assert result.epochs == 1 == len(seen.rows)
     assert result.target_reached is True
     assert result.time_to_target_seconds == result.rows[0].train_seconds
@@ -201,8 +203,8 @@ def test_validations_before_the_end_may_look_at_a_sample(
     """Every fifth of 100 images; the weights do not depend on it."""
     told: dict[int, Checkpoint] = {}
     heard = watcher(lambda epoch: told.update({epoch: load_checkpoint(tmp_path / "part" / "last.ckpt")}))
-    part = fit(replace(recipe, val_sample=20), data, cpu, tmp_path / "part", observers=[heard])
-    whole = fit(recipe, data, cpu, tmp_path / "whole")
+    part = fit(Plan(replace(recipe, val_sample=20)), data, cpu, tmp_path / "part", observers=[heard])
+    whole = fit(Plan(recipe), data, cpu, tmp_path / "whole")
     assert [row.val_sampled for row in part.rows] == [True, True, False]
     assert [row.val_sampled for row in whole.rows] == [False] * 3
     for row in part.rows:
@@ -222,7 +224,7 @@ def test_validations_before_the_end_may_look_at_a_sample(
 def test_where_a_sample_may_reach_the_target_all_images_are_looked_at(
     target: float, epochs: int, recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
 ) -> None:
-    result = fit(replace(recipe, val_sample=20), data, cpu, tmp_path, target_acc=target)
+    result = fit(Plan(replace(recipe, val_sample=20), target_acc=target), data, cpu, tmp_path)
     assert result.epochs == epochs
     assert result.target_reached == (epochs == 1)
     assert result.rows[0].val_sampled == (epochs > 1)
@@ -235,7 +237,7 @@ def test_where_a_sample_may_reach_the_target_all_images_are_looked_at(
 
 
 def test_a_target_out_of_reach_is_said_so(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
-    result = fit(replace(recipe, epochs=1), data, cpu, tmp_path, target_acc=1.0)
+    result = fit(Plan(replace(recipe, epochs=1), target_acc=1.0), data, cpu, tmp_path)
     assert (result.target_reached, result.time_to_target_seconds) == (False, None)
 
 
@@ -248,13 +250,18 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, weights: Read,
     without_times: Strip, stopped_after: int, workers: int | None,
 ) -> None:  # fmt: skip
-    expected = fit(recipe, data, cpu, tmp_path / "whole", seed=1, workers=workers)
+    expected = fit(Plan(recipe, seed=1, workers=workers), data, cpu, tmp_path / "whole")
     first, second = watcher(crash_in(stopped_after)), watcher()
     with pytest.raises(Crash):
-        fit(recipe, data, cpu, tmp_path / "first", seed=1, workers=workers, observers=[first])
+        fit(Plan(recipe, seed=1, workers=workers), data, cpu, tmp_path / "first", observers=[first])
     resume = tmp_path / "first" / "last.ckpt"
     result = fit(
-        recipe, data, cpu, tmp_path / "second", seed=1, workers=workers, resume=resume, observers=[second]
+        Plan(recipe, seed=1, workers=workers),
+        data,
+        cpu,
+        tmp_path / "second",
+        resume=resume,
+        observers=[second],
     )
     assert [row.epoch for row in second.rows] == list(range(stopped_after + 1, 4))
     assert read_rates(Path(result.last_checkpoint)) == read_rates(Path(expected.last_checkpoint))
@@ -267,9 +274,9 @@ def test_a_resumed_training_equals_the_uninterrupted_one(
 def test_a_training_stopped_by_its_target_goes_on(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, weights: Read
 ) -> None:
-    expected = fit(recipe, data, cpu, tmp_path / "whole")
-    fit(recipe, data, cpu, tmp_path / "first", target_acc=0.001)
-    result = fit(recipe, data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
+    expected = fit(Plan(recipe), data, cpu, tmp_path / "whole")
+    fit(Plan(recipe, target_acc=0.001), data, cpu, tmp_path / "first")
+    result = fit(Plan(recipe), data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
     assert result.epochs == 3
     assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
 
@@ -284,10 +291,10 @@ def test_a_resumed_whitening_network_equals_the_uninterrupted_one(
         recipe, model="speednet-slim", policy="fast", optimizer="muon", lr=0.1, schedule=Linear(),
         weight_decay=1e-3, epochs=2, label_smoothing=0.2, image_scale=(0.75, 1.0), crop_from=0.75,
     )  # fmt: skip
-    expected = fit(fast, colour_data, cpu, tmp_path / "whole")
+    expected = fit(Plan(fast), colour_data, cpu, tmp_path / "whole")
     with pytest.raises(Crash):
-        fit(fast, colour_data, cpu, tmp_path / "first", observers=[watcher(crash_in(1))])
-    result = fit(fast, colour_data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
+        fit(Plan(fast), colour_data, cpu, tmp_path / "first", observers=[watcher(crash_in(1))])
+    result = fit(Plan(fast), colour_data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
     assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
 
 
@@ -297,10 +304,10 @@ def test_the_best_weights_of_before_survive_a_resume(
 ) -> None:
     """Also in another folder: `fit --resume` fetches the checkpoints of a run into a new one."""
     with pytest.raises(Crash):
-        fit(recipe, flat_data, cpu, tmp_path / "first", observers=[watcher(crash_in(2))])
+        fit(Plan(recipe), flat_data, cpu, tmp_path / "first", observers=[watcher(crash_in(2))])
     seen = watcher()
     resume = tmp_path / "first" / "last.ckpt"
-    result = fit(recipe, flat_data, cpu, tmp_path / folder, resume=resume, observers=[seen])
+    result = fit(Plan(recipe), flat_data, cpu, tmp_path / folder, resume=resume, observers=[seen])
     assert (result.best_epoch, result.epochs) == (1, 3)
     assert seen.best == [False]
     assert len(read_story(Path(result.best_checkpoint))[0].rows) == 1
@@ -308,27 +315,27 @@ def test_the_best_weights_of_before_survive_a_resume(
 
 
 def test_resume_refuses_other_images(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
-    fit(recipe, data, cpu, tmp_path, target_acc=0.001)
+    fit(Plan(recipe, target_acc=0.001), data, cpu, tmp_path)
     other = replace(data, train=data.train.take(range(1, 200)))
     with pytest.raises(CheckpointError, match="trained on other images"):
-        fit(recipe, other, cpu, tmp_path / "second", resume=tmp_path / "last.ckpt")
+        fit(Plan(recipe), other, cpu, tmp_path / "second", resume=tmp_path / "last.ckpt")
     other = replace(data, val=data.val.take(range(1, 20)))
     with pytest.raises(CheckpointError, match="validated on other images"):
-        fit(recipe, other, cpu, tmp_path / "second", resume=tmp_path / "last.ckpt")
+        fit(Plan(recipe), other, cpu, tmp_path / "second", resume=tmp_path / "last.ckpt")
 
 
 def test_resume_refuses_a_missing_file(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        fit(recipe, data, cpu, tmp_path, resume=tmp_path / "last.ckpt")
+        fit(Plan(recipe), data, cpu, tmp_path, resume=tmp_path / "last.ckpt")
 
 
 def test_resume_refuses_a_checkpoint_of_another_model(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
 ) -> None:
-    fit(recipe, data, cpu, tmp_path, target_acc=0.001)
+    fit(Plan(recipe, target_acc=0.001), data, cpu, tmp_path)
     with pytest.raises(CheckpointError):
         fit(
-            replace(recipe, model="small-cnn"),
+            Plan(replace(recipe, model="small-cnn")),
             data,
             cpu,
             tmp_path / "second",
@@ -342,7 +349,7 @@ def test_resume_refuses_a_checkpoint_of_another_model(
 def test_an_absurd_learning_rate_diverges(recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path) -> None:
     absurd = replace(recipe, lr=1e30, optimizer="sgd", schedule=Linear())
     with pytest.raises(DivergedError, match=r"has diverged \(epoch 1, step 2\).*--lr"):
-        fit(absurd, data, cpu, tmp_path)
+        fit(Plan(absurd), data, cpu, tmp_path)
     assert not (tmp_path / "last.ckpt").exists()
 
 
@@ -352,7 +359,7 @@ def test_divergence_in_the_very_last_step_is_noticed(
     """Its own loss is still a number; that of the network it leaves behind is not."""
     absurd = replace(recipe, lr=1e30, optimizer="sgd", schedule=Linear(), epochs=1, batch_size=200)
     with pytest.raises(DivergedError):
-        fit(absurd, data, cpu, tmp_path)
+        fit(Plan(absurd), data, cpu, tmp_path)
     assert not (tmp_path / "last.ckpt").exists()
 
 
@@ -370,7 +377,7 @@ def test_a_signal_keeps_no_weights_that_are_no_numbers(
     monkeypatch.setattr(torch.optim.SGD, "step", spoil)
     seen = watcher(at_step=lambda epoch, step: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(DivergedError, match="epoch 1, step 1"):  # whose loss was a number still
-        fit(replace(recipe, optimizer="sgd"), data, cpu, tmp_path, observers=[seen])
+        fit(Plan(replace(recipe, optimizer="sgd")), data, cpu, tmp_path, observers=[seen])
     assert not (tmp_path / "last.ckpt").exists()
 
 
@@ -379,13 +386,13 @@ def test_checkpoints_of_before_the_divergence_stay(
 ) -> None:
     seen = watcher(crash_in(1))
     with pytest.raises(Crash):
-        fit(recipe, data, cpu, tmp_path, observers=[seen])
+        fit(Plan(recipe), data, cpu, tmp_path, observers=[seen])
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
     for tensor in content["optimizer_states"][0]["state"].values():
         tensor["exp_avg"].fill_(math.nan)
     torch.save(content, tmp_path / "sick.ckpt")
     with pytest.raises(DivergedError, match=r"epoch 2.*the run keeps the weights after epoch 1"):
-        fit(recipe, data, cpu, tmp_path, resume=tmp_path / "sick.ckpt")
+        fit(Plan(recipe), data, cpu, tmp_path, resume=tmp_path / "sick.ckpt")
     assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
     network = load_checkpoint(tmp_path / "last.ckpt").network
     assert all(p.isfinite().all() for p in network.parameters())
@@ -398,7 +405,7 @@ def test_a_signal_stops_the_training(
     before = signal.getsignal(number)
     seen = watcher(lambda epoch: os.kill(os.getpid(), number))
     with pytest.raises(error):
-        fit(recipe, data, cpu, tmp_path, observers=[seen])
+        fit(Plan(recipe), data, cpu, tmp_path, observers=[seen])
     assert len(seen.rows) == 1
     assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
     assert signal.getsignal(number) is before
@@ -410,7 +417,7 @@ def test_a_signal_at_the_very_end_is_not_swallowed(
 ) -> None:
     seen = watcher(lambda epoch: os.kill(os.getpid(), number))
     with pytest.raises(error):
-        fit(replace(recipe, epochs=1), data, cpu, tmp_path, observers=[seen])
+        fit(Plan(replace(recipe, epochs=1)), data, cpu, tmp_path, observers=[seen])
 
 
 def test_a_second_signal_does_not_wait_for_the_step(
@@ -424,18 +431,18 @@ def test_a_second_signal_does_not_wait_for_the_step(
         reached.append(epoch)
 
     with pytest.raises(Interrupted):
-        fit(recipe, data, cpu, tmp_path, observers=[watcher(impatient)])
+        fit(Plan(recipe), data, cpu, tmp_path, observers=[watcher(impatient)])
     assert not reached
 
 
 def test_an_interrupted_training_can_be_resumed(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, weights: Read
 ) -> None:
-    expected = fit(recipe, data, cpu, tmp_path / "whole")
+    expected = fit(Plan(recipe), data, cpu, tmp_path / "whole")
     seen = watcher(lambda epoch: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted):
-        fit(recipe, data, cpu, tmp_path / "first", observers=[seen])
-    result = fit(recipe, data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
+        fit(Plan(recipe), data, cpu, tmp_path / "first", observers=[seen])
+    result = fit(Plan(recipe), data, cpu, tmp_path / "second", resume=tmp_path / "first" / "last.ckpt")
     assert same(weights(result.last_checkpoint), weights(expected.last_checkpoint))
 
 
@@ -457,7 +464,7 @@ def test_a_training_goes_on_within_an_epoch(
     """As if nothing had been: images that grow, hard ones and dropout included; no step is done twice."""
     monkeypatch.setattr("cifarkit.training.callbacks.STEP_REPORT_SECONDS", 0)
     recipe = replace(recipe, image_scale=(0.5, 0.75, 1.0, 1.0), keep_hardest=(1.0, 0.75, 0.75), batch_size=40)
-    expected = fit(recipe, larger_data, cpu, tmp_path / "whole", workers=workers)
+    expected = fit(Plan(recipe, workers=workers), larger_data, cpu, tmp_path / "whole")
 
     def stop(at_epoch: int, at_step: int) -> None:
         if (at_epoch, at_step) == (epoch, step):
@@ -466,13 +473,13 @@ def test_a_training_goes_on_within_an_epoch(
     first, second = watcher(at_step=stop), watcher()
     folder = tmp_path / "stopped"
     with pytest.raises(Interrupted):
-        fit(recipe, larger_data, cpu, folder, workers=workers, observers=[first])
+        fit(Plan(recipe, workers=workers), larger_data, cpu, folder, observers=[first])
     assert first.steps[-1][:2] == (epoch, step)
     assert [stopped[:2] for stopped in first.stops] == [(epoch, step)]
     assert len(read_story(folder / "last.ckpt")[0].rows) == epoch - 1
     resume = folder / "last.ckpt"
     result = fit(
-        recipe, larger_data, cpu, tmp_path / "on", workers=workers, resume=resume, observers=[second]
+        Plan(recipe, workers=workers), larger_data, cpu, tmp_path / "on", resume=resume, observers=[second]
     )
     steps = [5, 3, 3]
     every = [(e, s, n) for e, n in enumerate(steps, start=1) for s in range(1, n + 1)]
@@ -491,7 +498,7 @@ def test_a_signal_during_validation_waits_for_its_end(
 ) -> None:
     seen = watcher(at_validation=lambda epoch: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted):
-        fit(recipe, data, cpu, tmp_path, observers=[seen])
+        fit(Plan(recipe), data, cpu, tmp_path, observers=[seen])
     assert [row.epoch for row in seen.rows] == [1]
     assert seen.stops == []
     assert len(read_story(tmp_path / "last.ckpt")[0].rows) == 1
@@ -503,7 +510,7 @@ def test_a_signal_in_the_last_step_of_an_epoch_keeps_the_epoch(
     monkeypatch.setattr("cifarkit.training.callbacks.STEP_REPORT_SECONDS", 0)
     seen = watcher(at_step=lambda epoch, step: step == 4 and os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Terminated):
-        fit(recipe, data, cpu, tmp_path, observers=[seen])
+        fit(Plan(recipe), data, cpu, tmp_path, observers=[seen])
     assert ([row.epoch for row in seen.rows], seen.stops) == ([1], [])
 
 
@@ -511,7 +518,7 @@ def test_it_trains_outside_the_main_thread(recipe: Recipe, data: Data, cpu: Hard
     """Where no signal handler can be set."""
     results = []
     short = replace(recipe, epochs=1)
-    thread = threading.Thread(target=lambda: results.append(fit(short, data, cpu, tmp_path)))
+    thread = threading.Thread(target=lambda: results.append(fit(Plan(short), data, cpu, tmp_path)))
     thread.start()
     thread.join()
     assert results[0].epochs == 1
@@ -521,19 +528,19 @@ def test_a_batch_larger_than_the_data_is_refused(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=r"a batch of 201 is larger than the 200 .*--batch-size 50"):
-        fit(replace(recipe, batch_size=201), data, cpu, tmp_path)
+        fit(Plan(replace(recipe, batch_size=201)), data, cpu, tmp_path)
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(recipe: Recipe, data: Data, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="multiple of the 5 devices"):
-        fit(recipe, data, Hardware("cuda", 5, 1, "fp32"), tmp_path)
+        fit(Plan(recipe), data, Hardware("cuda", 5, 1, "fp32"), tmp_path)
 
 
 def test_images_too_small_for_the_model_are_refused(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="needs images of at least 9 x 9"):
-        fit(replace(recipe, model="speednet"), data, cpu, tmp_path)
+        fit(Plan(replace(recipe, model="speednet")), data, cpu, tmp_path)
 
 
 # -- precision ------------------------------------------------------------------------------------
@@ -551,7 +558,7 @@ def test_the_optimiser_computes_in_the_precision_of_the_training(
 
     monkeypatch.setattr(module, "build_optimizer", build)
     with_muon = replace(recipe, epochs=1, optimizer="muon")
-    fit(with_muon, data, Hardware("cpu", 1, 1, precision), tmp_path)
+    fit(Plan(with_muon), data, Hardware("cpu", 1, 1, precision), tmp_path)
     assert [optimizer.bf16 for optimizer in built] == [precision == "bf16"]
 
 
@@ -564,13 +571,13 @@ def test_every_optimizer_trains_the_digits(
 ) -> None:  # fmt: skip
     whole = replace(data, train=digits, val=unseen_digits)
     recipe = replace(RECIPES["digits"], optimizer=optimizer, lr=lr, epochs=3)
-    assert fit(recipe, whole, cpu, tmp_path).rows[-1].val_acc > 0.9
+    assert fit(Plan(recipe), whole, cpu, tmp_path).rows[-1].val_acc > 0.9
 
 
 def test_bf16_trains_and_keeps_fp32_weights(
     recipe: Recipe, data: Data, tmp_path: Path, weights: Read
 ) -> None:
-    result = fit(replace(recipe, epochs=1), data, Hardware("cpu", 1, 1, "bf16"), tmp_path)
+    result = fit(Plan(replace(recipe, epochs=1)), data, Hardware("cpu", 1, 1, "bf16"), tmp_path)
     assert result.precision == "bf16"
     assert {value.dtype for value in weights(result.last_checkpoint).values()} <= {torch.float32, torch.int64}
     assert math.isfinite(result.rows[0].train_loss)
@@ -583,14 +590,16 @@ def test_compiled_steps_train_alike_but_for_rounding(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, weights: Read
 ) -> None:
     steady = replace(recipe, model="small-cnn", optimizer="sgd", policy="none", epochs=2)
-    plain = fit(steady, data, cpu, tmp_path / "plain")
-    compiled = fit(steady, data, cpu, tmp_path / "compiled", compile=True)
+    plain = fit(Plan(steady), data, cpu, tmp_path / "plain")
+    compiled = fit(Plan(steady, compile=True), data, cpu, tmp_path / "compiled")
     for row, expected in zip(compiled.rows, plain.rows, strict=True):
         assert row.train_loss == pytest.approx(expected.train_loss, rel=0.01)
         assert row.val_loss == pytest.approx(expected.val_loss, rel=0.05)
     assert weights(compiled.last_checkpoint).keys() == weights(plain.last_checkpoint).keys()
-    fit(steady, data, cpu, tmp_path / "part", compile=True, target_acc=0.001)
-    resumed = fit(steady, data, cpu, tmp_path / "part", compile=True, resume=tmp_path / "part" / "last.ckpt")
+    fit(Plan(steady, compile=True, target_acc=0.001), data, cpu, tmp_path / "part")
+    resumed = fit(
+        Plan(steady, compile=True), data, cpu, tmp_path / "part", resume=tmp_path / "part" / "last.ckpt"
+    )
     assert same(weights(resumed.last_checkpoint), weights(compiled.last_checkpoint))
 
 
@@ -603,4 +612,4 @@ def test_without_a_compiler_nothing_is_compiled(
     monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setattr(inductor, "force_disable_caches", True)
     with pytest.raises(UsageError, match=r"--compile fails here .*no-such-compiler.*; leave it out"):
-        fit(recipe, data, cpu, tmp_path, compile=True)
+        fit(Plan(recipe, compile=True), data, cpu, tmp_path)

@@ -14,7 +14,7 @@ from cifarkit.analysis.predictions import predict
 from cifarkit.checkpoint import load_checkpoint, read_rates
 from cifarkit.optim.schedules import Linear
 from cifarkit.pipeline import EpochOrder, as_tensors
-from cifarkit.recipes import Recipe, scaled_side
+from cifarkit.recipes import Plan, Recipe, scaled_side
 from cifarkit.training.data import (
     Data,
     build_network,
@@ -47,7 +47,7 @@ def test_images_grow_in_training_and_validation(
     growing = replace(
         recipe, epochs=4, batch_size=48, schedule=Linear(), policy="none", image_scale=(0.5, 0.625, 0.75, 1.0)
     )
-    result = fit(growing, colour_data, cpu, tmp_path)
+    result = fit(Plan(growing), colour_data, cpu, tmp_path)
     assert [shape for train, shape in shapes if train] == [
         (48, 3, side, side) for side in (8, 8, 10, 10, 12, 12, 16, 16)
     ]
@@ -61,7 +61,7 @@ def test_parts_of_equal_length_may_end_within_an_epoch(
     recipe: Recipe, colour_data: Data, cpu: Hardware, tmp_path: Path, shapes: Any
 ) -> None:
     growing = replace(recipe, epochs=3, batch_size=24, policy="none", image_scale=(0.5, 1.0))
-    fit(growing, colour_data, cpu, tmp_path)
+    fit(Plan(growing), colour_data, cpu, tmp_path)
     assert [shape[2] for train, shape in shapes if train] == [8] * 6 + [16] * 6
 
 
@@ -83,7 +83,7 @@ def test_larger_images_may_be_windows_of_the_whole(
     monkeypatch.setattr(Classifier, "forward", forward)
     scales = (0.5, 0.75, 1.0)
     cut = replace(recipe, batch_size=24, policy="none", image_scale=scales, crop_from=0.75)
-    fit(cut, data, cpu, tmp_path)
+    fit(Plan(cut), data, cpu, tmp_path)
 
     def whole(side: int) -> torch.Tensor:
         return 255 * replace(data.preprocessing, side=side)(as_tensors(val)[0])
@@ -129,7 +129,7 @@ def test_a_checkpoint_is_asked_at_the_side_it_was_trained_at(
         batch_size=24,
         image_scale=(0.625, last_scale),
     )
-    row = fit(small, colour_data, cpu, tmp_path).rows[-1]
+    row = fit(Plan(small), colour_data, cpu, tmp_path).rows[-1]
     checkpoint = load_checkpoint(tmp_path / "last.ckpt")
     assert checkpoint.story.preprocessing.side == side
     assert checkpoint.network.tta is looks_again
@@ -143,14 +143,14 @@ def test_later_epochs_show_the_images_with_the_highest_loss(
 ) -> None:
     choosy = replace(recipe, epochs=4, batch_size=50, keep_hardest=(1.0, 0.5))
     seen = watcher()
-    result = fit(choosy, data, cpu, tmp_path / "whole", observers=[seen])
+    result = fit(Plan(choosy), data, cpu, tmp_path / "whole", observers=[seen])
     epochs = len(data.train) // 50, len(data.train) // 100
     rates = read_rates(Path(result.last_checkpoint))
     assert [len(epoch) for epoch in rates] == [epochs[0], epochs[0], epochs[1], epochs[1]]
     assert [row.epoch for row in result.rows] == [1, 2, 3, 4]  # each of them with its validation
     # Resumed where a choice has been made, it makes the same.
-    fit(replace(choosy), data, cpu, tmp_path / "half", target_acc=result.rows[1].val_acc)
-    again = fit(choosy, data, cpu, tmp_path / "half", resume=tmp_path / "half" / "last.ckpt")
+    fit(Plan(replace(choosy), target_acc=result.rows[1].val_acc), data, cpu, tmp_path / "half")
+    again = fit(Plan(choosy), data, cpu, tmp_path / "half", resume=tmp_path / "half" / "last.ckpt")
     assert [row.train_loss for row in again.rows] == [row.train_loss for row in result.rows]
     assert [row.val_loss for row in again.rows] == [row.val_loss for row in result.rows]
 
@@ -176,7 +176,7 @@ def test_label_smoothing_is_of_the_training_loss_only(
 ) -> None:
     """With smoothing 1 the uniform distribution is learned; what is reported is plain cross entropy."""
     smoothed = replace(recipe, label_smoothing=1.0, epochs=30, lr=0.02, schedule=Linear())
-    row = fit(smoothed, data, cpu, tmp_path).rows[-1]
+    row = fit(Plan(smoothed), data, cpu, tmp_path).rows[-1]
     uniform = torch.log(torch.tensor(10.0)).item()
     assert row.train_loss == pytest.approx(uniform, abs=0.05)
     assert row.val_loss == pytest.approx(uniform, abs=0.05)
@@ -216,12 +216,12 @@ def test_replayed_passes_train_as_others(
     weights: Callable[[str], dict[str, torch.Tensor]],
 ) -> None:
     recipe = replace(recipe, optimizer=optimizer, keep_hardest=(1.0, 0.75, 0.75))
-    expected = fit(recipe, data, cpu, tmp_path / "expected")
+    expected = fit(Plan(recipe), data, cpu, tmp_path / "expected")
     fit_room = importlib.import_module("cifarkit.training.fit")
     monkeypatch.setattr(
         fit_room, "Classifier", lambda *given, **kw: Classifier(*given, **kw | {"replay": True})
     )
-    replayed = fit(recipe, data, cpu, tmp_path / "replayed")
+    replayed = fit(Plan(recipe), data, cpu, tmp_path / "replayed")
     assert recorded == [((48, 1, 8, 8), (48,))]
     assert replayed.best_val_acc == expected.best_val_acc
     for name, value in weights(expected.last_checkpoint).items():

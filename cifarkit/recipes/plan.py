@@ -1,0 +1,63 @@
+"""What a training is to do: a recipe, and what else shapes it beside the images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from cifarkit.recipes.recipe import Recipe
+
+PATIENCE = 3  # times the planned epochs that a target is pursued for, where nobody says how long
+
+
+@dataclass(frozen=True)
+class Plan:
+    """On a CPU, trainings of equal plans on equal images come to equal weights.
+
+    Attributes:
+        target_acc: stop as soon as validation accuracy, a fraction, reaches it.
+        max_epochs: while the target is not reached, go on beyond the recipe's epochs, at most so far.
+        workers: augment with albumentations in this many processes; None augments whole batches.
+        deterministic: use only algorithms that repeat bit for bit (the CPU path does by itself).
+        compile: run what `torch.compile` makes of the network's training steps.
+    """
+
+    recipe: Recipe
+    seed: int = 0
+    target_acc: float | None = None
+    max_epochs: int | None = None
+    workers: int | None = None
+    deterministic: bool = False
+    compile: bool = False
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Epochs after which the training may end: as planned; while a target is not reached, after half as
+        many again, up to ``max_epochs``."""
+        ends = [self.recipe.epochs]
+        if self.target_acc is not None:
+            longest = self.max_epochs or ends[0]
+            while ends[-1] < longest:
+                ends.append(min(longest, math.ceil(ends[-1] * 1.5)))
+        return tuple(ends)
+
+    def with_recipe(self, **changes: Any) -> Plan:
+        """The plan with fields of its recipe replaced."""
+        return replace(self, recipe=replace(self.recipe, **changes))
+
+    def settings(self) -> dict[str, Any]:
+        """As a flat dict of names and numbers; what a run and its checkpoints record."""
+        own = {name: getattr(self, name) for name in _own_names()}
+        return self.recipe.settings() | own
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Plan:
+        """The inverse of `settings`; errors are KeyError and TypeError."""
+        flat = dict(settings)
+        own = {name: flat.pop(name) for name in _own_names()}
+        return cls(Recipe.from_settings(flat), **own)
+
+
+def _own_names() -> list[str]:
+    return [field.name for field in fields(Plan) if field.name != "recipe"]
