@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cifarkit.models.conv import Conv2d
+from cifarkit.models.pool import MaxPool2d
 
 PaddingMode = Literal["zeros", "replicate"]
 
@@ -38,7 +39,7 @@ class ConvLayer(nn.Module):
             Conv2d(channels_in, channels_out, 3, padding=1, bias=False, padding_mode=padding_mode)
         ]
         if pool:
-            layers.append(nn.MaxPool2d(2, 2))
+            layers.append(MaxPool2d(2))
         layers += [nn.BatchNorm2d(channels_out), nn.ReLU(), Dropout(dropout)]
         self.all_layers = nn.Sequential(*layers)
 
@@ -82,7 +83,7 @@ class CustomLayer(nn.Module):
         return x if self.res_block is None else x + self.res_block(x)
 
 
-class MaxPool2d(nn.MaxPool2d):
+class WholeMaxPool2d(nn.MaxPool2d):
     """Pools the whole map, which is smaller than its kernel while training shrinks the images."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ class CustomResNet(nn.Module):
             layer(64, 128, pool=True, residual=True),
             layer(128, 256, pool=True, residual=False),
             layer(256, 512, pool=True, residual=True),
-            MaxPool2d(image_shape[1] // 8),
+            WholeMaxPool2d(image_shape[1] // 8),
             nn.Flatten(),
             nn.Linear(512, classes),
         )

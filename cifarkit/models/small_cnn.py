@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cifarkit.models.pool import MaxPool2d
+
 
 class SmallCnn(nn.Module):
     """Three stages of two 3x3 convolutions (32, 64, 128 channels), pooled in between while the map is at
@@ -27,7 +29,7 @@ class SmallCnn(nn.Module):
                 ]
                 channels = width
             if side >= 4 and width < 128:
-                layers.append(nn.MaxPool2d(2))
+                layers.append(MaxPool2d(2))
                 side //= 2
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cifarkit.models import fused
 from cifarkit.models.conv import Conv2d
+from cifarkit.models.pool import MaxPool2d
 
 WHITEN_KERNEL = 2
 SHIFT = 1
@@ -69,7 +70,7 @@ class ConvGroup(Layers):
 
         super().__init__(
             Conv(channels_in, channels_out),
-            nn.MaxPool2d(2),
+            MaxPool2d(2),
             BatchNorm(channels_out),
             activation(),
             *((Residual(*convolution(), activation(), *convolution()),) if deep else convolution()),

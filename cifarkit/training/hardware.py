@@ -75,10 +75,19 @@ def reuse_freed_memory() -> None:
     glibc nothing happens.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3
+    _call_glibc("mallopt", m_mmap_threshold, 2**30)
+    _call_glibc("mallopt", m_trim_threshold, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Tell glibc to return what it has kept for reuse: of no use where sizes change, as when the images of a
+    training grow, it would come on top of what the new sizes take. Elsewhere than on glibc nothing happens."""
+    _call_glibc("malloc_trim", 0)
+
+
+def _call_glibc(function: str, *arguments: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(m_mmap_threshold, 2**30)
-        mallopt(m_trim_threshold, 2**31 - 1)
+        getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 def choose_hardware(gpus: int | None, nodes: int = 1, precision: str = "auto") -> Hardware:

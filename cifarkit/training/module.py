@@ -20,6 +20,7 @@ from cifarkit.optim.schedules import build_scheduler
 from cifarkit.pipeline import Batch, EpochOrder, resize, window
 from cifarkit.recipes import Recipe, scaled_side
 from cifarkit.replay import Replayed
+from cifarkit.training.hardware import return_freed_memory
 from cifarkit.training.totals import Totals, outcomes
 
 # In a checkpoint from within an epoch: what goes on with that epoch needs.
@@ -110,7 +111,11 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         images, labels = batch
         scale = self.recipe.scale_at(self.current_epoch + batch_index / len(self.order))
-        self.side = scaled_side(self.full_side, scale)
+        side = scaled_side(self.full_side, scale)
+        if side != self.side:
+            self.side = side
+            if self.device.type == "cpu":
+                return_freed_memory()
         if scale >= self.recipe.crop_from:
             images = window(images, self.side, mix(self.seed, self.current_epoch, batch_index))
         images = resize(images, self.side)
