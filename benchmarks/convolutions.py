@@ -23,7 +23,7 @@ from cifarkit.training.hardware import cores, processor_name, reuse_freed_memory
 
 CASES = [
     *(("speednet-slim", 500, side) for side in (16, 20, 24, 28, 32)),
-    *(("speednet", 500, side) for side in (16, 24, 32)),
+    *(("speednet-silu", 500, side) for side in (16, 24, 32)),
     ("custom-resnet", 128, 32),
 ]
 OURS = conv.MIN_CHANNELS_OUT

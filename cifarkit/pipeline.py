@@ -29,7 +29,7 @@ from cifarkit.data.image_set import ImageSet
 Batch = tuple[Tensor, Tensor]
 
 # Of 32 x 32 pixels or less; of larger images fewer.
-EVAL_BATCH = {"cpu": 250, "cuda": 2500}
+EVAL_BATCH = {"cpu": 125, "cuda": 2500}
 _AUGMENTED_AT_ONCE = 1 << 28  # numbers, which are 1 GB; on a GPU
 
 

@@ -52,11 +52,16 @@ class DataPath:
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One file of a data set: ``status`` is ``ok``, ``missing`` or ``damaged``."""
+    """One file of a data set: ``status`` is ``ok``, ``missing``, ``damaged``, or ``ignored`` for what lies
+    among a folder's images and is none by its name."""
 
     path: str
     status: str
     detail: str
+
+    @property
+    def bad(self) -> bool:
+        return self.status in ("missing", "damaged")
 
 
 @dataclass(frozen=True)

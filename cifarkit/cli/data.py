@@ -58,10 +58,12 @@ def verify(
     source = find_source(dataset, image_size)
     with terminal.busy(f"reading {source.name}"):
         report = loading.verify(source, data_dir or loading.default_data_dir())
-    bad = [file for file in report.files if file.status != "ok"]
-    for file in bad:
-        terminal.say(f"{file.status}: {file.path}: {file.detail}")
-    terminal.say(f"{len(report.files) - len(bad)} of {len(report.files)} files are as they should be")
+    bad = [file for file in report.files if file.bad]
+    for file in report.files:
+        if file.status != "ok":
+            terminal.say(f"{file.status}: {file.path}: {file.detail}")
+    intact = sum(file.status == "ok" for file in report.files)
+    terminal.say(f"{intact} of {len(report.files)} files are as they should be")
     worst = "ok" if report.ok else "damaged" if any(file.status == "damaged" for file in bad) else "missing"
     terminal.answer(report, worst)
     if not report.ok:

@@ -105,7 +105,7 @@ def verify(dataset: Dataset, data_dir: Path) -> VerifyReport:
         DataError: a folder is not laid out as class folders, or a link leads out of it.
     """
     files = dataset.source.verify(data_dir)
-    return VerifyReport(dataset.name, all(file.status == "ok" for file in files), files)
+    return VerifyReport(dataset.name, not any(file.bad for file in files), files)
 
 
 def stats(dataset: Dataset, data_dir: Path) -> DataStats:

@@ -11,9 +11,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
 # Narrower layers gain nothing: measured by benchmarks/convolutions.py.
-MIN_CHANNELS_IN, MIN_CHANNELS_OUT = 128, 128
-# Images unfolded at a time, to nine times their size.
-CHUNK = 100
+MIN_CHANNELS_IN, MIN_CHANNELS_OUT = 32, 128
+# Numbers that images are unfolded to at a time, which are 12 MB; ten times as many gain nothing.
+UNFOLDED = 3_000_000
 
 
 class Conv2d(nn.Conv2d):
@@ -22,11 +22,22 @@ class Conv2d(nn.Conv2d):
     On small maps of many channels oneDNN takes several times as long for the gradient of the weights as for
     the convolution. Unfolding (Chellapilla et al. 2006) gives the same sums in another order. It is used
     while 3x3 layers with zero padding train on a CPU in fp32; everything else is ``nn.Conv2d``.
+
+    Args:
+        pooled: the result goes into a 2x2 max-pool, which drops the last row and column of an odd side: where
+            the above holds, they are not computed.
     """
+
+    def __init__(self, *args: Any, pooled: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.pooled = pooled
 
     def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self._unfolding_pays(images, bias):
-            return _Unfolding.apply(images, weight)  # type: ignore[no-any-return, no-untyped-call]
+            padding, (height, width) = 1, images.shape[2:]
+            if self.pooled and (height % 2 or width % 2):
+                images, padding = F.pad(images, (1, 1 - width % 2, 1, 1 - height % 2)), 0
+            return _Unfolding.apply(images, weight, padding)  # type: ignore[no-any-return, no-untyped-call]
         return super()._conv_forward(images, weight, bias)  # type: ignore[no-any-return]
 
     def _unfolding_pays(self, images: Tensor, bias: Tensor | None) -> bool:
@@ -49,38 +60,39 @@ class Conv2d(nn.Conv2d):
 
 class _Unfolding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor, padding: int) -> Tensor:
         ctx.save_for_backward(images, weight)
-        return F.conv2d(images, weight, padding=1)
+        ctx.padding = padding
+        return F.conv2d(images, weight, padding=padding)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         images, weight = ctx.saved_tensors
         of_images = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_images = conv2d_input(images.shape, weight, gradient, padding=1)  # type: ignore[no-untyped-call]
+            of_images = conv2d_input(images.shape, weight, gradient, padding=ctx.padding)  # type: ignore[no-untyped-call]
         if ctx.needs_input_grad[1]:
-            of_weight = weight_gradient(images, gradient)
-        return of_images, of_weight
+            of_weight = weight_gradient(F.pad(images, (ctx.padding,) * 4), gradient)
+        return of_images, of_weight, None
 
 
 def weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient of the weights of a 3x3 convolution with zero padding and stride 1.
+    """Gradient of the weights of a 3x3 convolution with stride 1.
 
     Args:
-        images: what was convolved, (B, C, H, W).
+        images: what was convolved, its padding included, (B, C, H + 2, W + 2).
         gradient: with respect to the convolution's result, (B, K, H, W).
 
     Returns:
         (K, C, 3, 3) in channels-last layout.
     """
-    channels, height, width = images.shape[1:]
-    padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    patches = padded.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3)
+    channels, (height, width) = images.shape[1], gradient.shape[2:]
+    patches = images.permute(0, 2, 3, 1).unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3)
     outputs = gradient.permute(0, 2, 3, 1).flatten(0, 2)
     total = images.new_zeros(gradient.shape[1], 9 * channels)
-    for first in range(0, len(images), CHUNK):
-        some = patches[first : first + CHUNK].reshape(-1, 9 * channels)
+    several = max(1, UNFOLDED // (height * width * 9 * channels))
+    for first in range(0, len(images), several):
+        some = patches[first : first + several].reshape(-1, 9 * channels)
         total.addmm_(outputs[first * height * width :][: len(some)].t(), some)
     return total.view(-1, 3, 3, channels).permute(0, 3, 1, 2)

@@ -83,13 +83,6 @@ class CustomLayer(nn.Module):
         return x if self.res_block is None else x + self.res_block(x)
 
 
-class WholeMaxPool2d(nn.MaxPool2d):
-    """Pools the whole map, which is smaller than its kernel while training shrinks the images."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.max_pool2d(x, min(int(self.kernel_size), x.shape[2]))  # type: ignore[arg-type]
-
-
 class CustomResNet(nn.Module):
     """Prep 64, residual layer 128, layer 256, residual layer 512, max-pool to 1x1, linear head.
 
@@ -125,7 +118,7 @@ class CustomResNet(nn.Module):
             layer(64, 128, pool=True, residual=True),
             layer(128, 256, pool=True, residual=False),
             layer(256, 512, pool=True, residual=True),
-            WholeMaxPool2d(image_shape[1] // 8),
+            MaxPool2d(image_shape[1] // 8),
             nn.Flatten(),
             nn.Linear(512, classes),
         )

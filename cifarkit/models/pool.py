@@ -13,21 +13,24 @@ from torch.autograd.function import once_differentiable
 class MaxPool2d(nn.MaxPool2d):
     """``nn.MaxPool2d`` of windows that do not overlap, which forgets what it has pooled.
 
-    PyTorch keeps a pool's input for the backward pass, which asks for nothing but its shape: in fp32, with the
-    places of the maxima, six times the memory of the output, for the largest maps of a network. Results are the same bit by bit. It is used in
-    training on a CPU; everything else is ``nn.MaxPool2d``.
+    A map that is smaller than a window, as where training shrinks the images, is pooled whole.
+
+    PyTorch keeps a pool's input for the backward pass, which asks for nothing but its shape. With the places
+    of the maxima that is, in fp32, six times the memory of the output, for the largest maps of a network.
+    Results are the same bit by bit. It is used in training on a CPU; everything else is ``nn.MaxPool2d``.
     """
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__(kernel_size)
 
     def forward(self, images: Tensor) -> Tensor:
+        kernel_size = min(int(self.kernel_size), *images.shape[2:])  # type: ignore[arg-type]
+        trains = self.training and torch.is_grad_enabled() and images.device.type == "cpu"
         # PyTorch does not count unpooling among its deterministic operations: where windows overlap, the
         # order of writing decides.
-        trains = self.training and torch.is_grad_enabled() and images.device.type == "cpu"
         if trains and not torch.are_deterministic_algorithms_enabled():
-            return _Forgetful.apply(images, self.kernel_size)  # type: ignore[no-any-return, no-untyped-call]
-        return super().forward(images)  # type: ignore[no-any-return]
+            return _Forgetful.apply(images, kernel_size)  # type: ignore[no-any-return, no-untyped-call]
+        return F.max_pool2d(images, kernel_size)
 
 
 class _Forgetful(torch.autograd.Function):

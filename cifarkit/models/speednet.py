@@ -31,8 +31,8 @@ class BatchNorm(nn.BatchNorm2d):
 class Conv(Conv2d):
     """3x3 convolution without bias whose first filters start as the identity."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(channels_in, channels_out, 3, padding=1, bias=False)
+    def __init__(self, channels_in: int, channels_out: int, *, pooled: bool = False) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1, bias=False, pooled=pooled)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -69,7 +69,7 @@ class ConvGroup(Layers):
             return Conv(channels_out, channels_out), BatchNorm(channels_out)
 
         super().__init__(
-            Conv(channels_in, channels_out),
+            Conv(channels_in, channels_out, pooled=True),
             MaxPool2d(2),
             BatchNorm(channels_out),
             activation(),

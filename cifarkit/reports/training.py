@@ -89,7 +89,7 @@ def report_training(
         "examples", figures.image_grid(first.images, titles, suptitle=f"{data.train.short_name} train")
     )
     _, drawn = preview_figure(
-        data.train, data.preprocessing, recipe.policy, seed=result.seed, count=8, rows=5, stages=False
+        data.train, data.preprocessing, recipe.policy, seed=result.seed, count=10, rows=5, stages=False
     )
     out.figure("augmentation", drawn)
     out.report("history.json", json.dumps([to_dict(row) for row in result.rows], indent=2))

@@ -148,14 +148,15 @@ def device(gpus: int | None) -> Iterator[Finding]:
 def images(source: Dataset, data_dir: Path, loaded: list[Data]) -> Iterator[Finding]:
     """Files, balance of the classes, images that are in both splits; the data, once read, into ``loaded``."""
     report = verify(source, data_dir)
-    bad = [file for file in report.files if file.status != "ok"]
+    bad = [file for file in report.files if file.bad]
     if bad:
         detail = f"{plural(len(bad), 'file')} of {len(report.files)}: {bad[0].path}: {bad[0].detail}"
         in_folder = source.name.startswith("folder:")
         remedy = "replace or remove it" if in_folder else f"cifarkit data download {source.name}"
         yield Finding("data files", FAIL, detail, remedy)
         return
-    yield Finding("data files", OK, f"{source.name}: {plural(len(report.files), 'file')} intact")
+    intact = sum(file.status == "ok" for file in report.files)
+    yield Finding("data files", OK, f"{source.name}: {plural(intact, 'file')} intact")
     data = Data.of(source, load_splits(source, data_dir))
     loaded.append(data)
     for part in (data.train, data.val):

@@ -80,8 +80,11 @@ def reuse_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Tell glibc to return what it has kept for reuse: of no use where sizes change, as when the images of a
-    training grow, it would come on top of what the new sizes take. Elsewhere than on glibc nothing happens."""
+    """Tell glibc to return what it has kept for reuse.
+
+    Where sizes change, as when the images of a training grow, it would come on top of what the new ones
+    take. Elsewhere than on glibc nothing happens.
+    """
     _call_glibc("malloc_trim", 0)
 
 

@@ -195,6 +195,15 @@ def test_verify_intact(shared):
     assert len(report.files) == 32
 
 
+def test_verify_tells_what_is_left_out(shared):
+    note = shared / "ibis" / "notes.txt"
+    note.write_text("taken in 1996")
+    report = verify(find_dataset(f"folder:{shared}"), shared)
+    assert report.ok
+    assert [file.path for file in report.files if file.status == "ignored"] == [str(note)]
+    assert len(report.files) == 33
+
+
 def test_sixteen_bit_image(split):
     path = split / "train" / "cat" / "000.png"
     Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(path)

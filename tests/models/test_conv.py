@@ -25,7 +25,7 @@ def both(**options: Any) -> tuple[Conv2d, nn.Conv2d]:
     return ours, theirs
 
 
-def gradients(layer: nn.Conv2d, images: Tensor) -> list[Tensor]:
+def gradients(layer: nn.Module, images: Tensor) -> list[Tensor]:
     images = images.detach().requires_grad_()
     result = layer(images)
     result.backward(torch.linspace(-1, 1, result.numel()).view(result.shape))
@@ -43,7 +43,7 @@ def unfolds(layer: nn.Conv2d, images: Tensor) -> bool:
 def test_gradients_are_those_of_torch(
     sides: tuple[int, int], layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conv, "CHUNK", 4)
+    monkeypatch.setattr(conv, "UNFOLDED", 50_000)
     ours, theirs = both(out_channels=160)
     images = torch.randn(10, 128, *sides).contiguous(memory_format=layout)
     assert unfolds(ours, images)
@@ -51,9 +51,25 @@ def test_gradients_are_those_of_torch(
         torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("sides", [(2, 2), (3, 3), (4, 7), (15, 15)], ids=str)
+def test_what_a_pool_drops_is_not_computed_and_not_missed(sides: tuple[int, int]) -> None:
+    ours, theirs = both(in_channels=32)
+    ours.pooled = True
+    images = torch.randn(4, 32, *sides)
+    assert ours(images).shape[2:] == tuple(side // 2 * 2 for side in sides)
+    assert ours.eval()(images).shape[2:] == sides
+    pairs = zip(
+        gradients(nn.Sequential(ours.train(), nn.MaxPool2d(2)), images),
+        gradients(nn.Sequential(theirs, nn.MaxPool2d(2)), images),
+        strict=True,
+    )
+    for our, their in pairs:
+        torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4)
+
+
 def test_the_weights_gradient_in_exact_numbers() -> None:
-    images = torch.zeros(1, 1, 3, 3)
-    images[0, 0, 0, 1] = 2.0
+    images = torch.zeros(1, 1, 5, 5)  # with their padding
+    images[0, 0, 1, 2] = 2.0
     gradient = torch.zeros(1, 2, 3, 3)
     gradient[0, 1, 1, 1] = 3.0
     # The output's centre sees the input's upper middle through the filter's upper middle.
@@ -80,7 +96,7 @@ def test_frozen_weights_and_images_get_no_gradient() -> None:
     [
         {"bias": True}, {"padding": 0}, {"stride": 2}, {"kernel_size": 5, "padding": 2}, {"groups": 2},
         {"dilation": 2, "padding": 2}, {"padding_mode": "replicate"}, {"out_channels": 64},
-        {"in_channels": 64},
+        {"in_channels": 24},
     ],
     ids=str,
 )  # fmt: skip

@@ -75,6 +75,11 @@ def test_it_is_the_library_s_own_where_that_is_asked_for(deterministic: Any) -> 
     assert all(map(torch.equal, passes(MaxPool2d(2), images), passes(nn.MaxPool2d(2), images)))
 
 
+def test_small_maps_are_pooled_whole() -> None:
+    images = torch.randn(2, 3, 3, 3)
+    assert torch.equal(MaxPool2d(4)(images), images.amax((2, 3), keepdim=True))
+
+
 def test_it_can_be_exported() -> None:
     pool = MaxPool2d(2).eval()
     images = torch.randn(2, 3, 8, 8)

@@ -117,7 +117,7 @@ def test_initialise_depends_on_the_images_alone(images: Tensor) -> None:
 
 def test_filters_start_as_the_identity() -> None:
     network = build_model("speednet", (3, 16, 16), 10)
-    convolution = network.get_submodule("groups.2.0")  # 64 channels to 256
+    convolution = network.eval().get_submodule("groups.2.0")  # 64 channels to 256
     x = torch.randn(1, 64, 5, 5)
     torch.testing.assert_close(convolution(x)[:, :64], x)
 
