@@ -1,4 +1,4 @@
-"""What the weight gradients by matrix product save in a training step (`cifarkit.models.conv`).
+"""What the convolutions of `cifarkit.models.conv` save in a training step.
 
     python benchmarks/convolutions.py [--rounds 7] [--json FILE]
 

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from cifarkit.augment.policies import find_policy, mirrors
-from cifarkit.errors import CheckpointError, CifarkitError, OtherVersion
+from cifarkit.errors import CheckpointError, CifarkitError, OtherVersion, UsageError
 from cifarkit.models import MODELS, allow_tta, build_model
 from cifarkit.pipeline import Preprocessing
 from cifarkit.recipes import Plan, Recipe
 from cifarkit.results import EpochRow, reaches
+from cifarkit.untrusted import check_plain, check_types
 
 KEY = "cifarkit"
 RATES = "learning_rates"
@@ -106,6 +107,7 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
     if not isinstance(content, dict) or KEY not in content:
         raise CheckpointError(f"{path} was not written by cifarkit")
     try:
+        check_plain(content[KEY])
         record = dict(content[KEY])
         if record.pop("format") != FORMAT:
             raise OtherVersion(f"{path} was written by another version of cifarkit")
@@ -120,19 +122,14 @@ def read_story(path: Path) -> tuple[Story, dict[str, Any]]:
             rows=tuple(EpochRow(**row) for row in rows),
             **record,
         )
-        _check_names(story)
+        parts: tuple[Any, ...] = (story, story.preprocessing, *story.rows)
+        for part in parts:
+            check_types(part)
         _check_size(story.preprocessing)
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{path} lacks part of its record, or has a wrong one ({error})") from error
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError, UsageError) as error:
+        reason = shorten(str(error), 100, placeholder=" …")
+        raise CheckpointError(f"{path} lacks part of its record, or has a wrong one ({reason})") from error
     return story, content
-
-
-def _check_names(story: Story) -> None:
-    """Before anything is looked up by them; raises TypeError."""
-    names = story.dataset, story.val_split, story.recipe.precision, story.recipe.model, story.recipe.policy
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"{name!r} for a name")
 
 
 def _check_size(preprocessing: Preprocessing) -> None:
@@ -153,7 +150,11 @@ def read_rates(path: Path) -> list[list[list[float]]]:
         CheckpointError: as `read_story`.
     """
     _, content = read_story(path)
-    return [epoch.tolist() for epoch in content[RATES]]
+    try:
+        rates: list[list[list[float]]] = [epoch.tolist() for epoch in content[RATES]]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} lacks its learning rates") from error
+    return rates
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -179,7 +180,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             if name.startswith("network.")
         }
         network.load_state_dict(weights)
-    except (RuntimeError, KeyError, CifarkitError) as error:
+    except (RuntimeError, TypeError, KeyError, AttributeError, CifarkitError) as error:
         raise CheckpointError(
             f"the weights in {path} do not fit their model ({str(error).splitlines()[0]})"
         ) from error

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from cifarkit.results import EpochRow, merit, to_json
@@ -291,35 +292,31 @@ class EpochTable:
         from rich.console import Group
         from rich.table import Table
 
-        # Narrow enough for 80 columns.
+        split, width = self.val_split, self.terminal.console.width
+        # Name and least width of the screen.
+        columns = {
+            "epoch": 0, "train loss": 62, "train acc": 50, f"{split} loss": 62, f"{split} acc": 0,
+            "lr": 80, "images/s": 80, "time": 0, "left": 0,
+        }  # fmt: skip
+        shown = [width >= least for least in columns.values()]
         table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
-        for name in (
-            "epoch",
-            "train loss",
-            "train acc",
-            f"{self.val_split} loss",
-            f"{self.val_split} acc",
-            "lr",
-            "images/s",
-            "time",
-            "left",
-        ):
+        for name in compress(columns, shown):
             table.add_column(name, justify="right")
         best = max(self.rows, key=merit, default=None)
         # What does not fit on the screen would push the bar below its edge.
         rows = self.rows if everything else self.rows[-max(1, self.terminal.console.height - 4) :]
         for row in rows:
             mark = row is best
-            table.add_row(
-                f"{row.epoch}",
+            cells = (
+                f"{'★ ' * mark}{row.epoch}",
                 f"{row.train_loss:.4f}",
                 percent(row.train_acc),
                 f"{row.val_loss:.4f}",
-                percent(row.val_acc, about=row.val_sampled) + (" ★" if mark else ""),
+                percent(row.val_acc, about=row.val_sampled),
                 f"{row.lr:.2e}",
                 f"{row.images_per_second:,.0f}",
                 duration(row.epoch_seconds),
                 duration(self._left(row)),
-                style="bold green" if mark else "",
             )
+            table.add_row(*compress(cells, shown), style="bold green" if mark else "")
         return Group(table, self.bar) if self.bar.tasks else Group(table)

@@ -53,7 +53,7 @@ class DataPath:
 @dataclass(frozen=True)
 class FileCheck:
     """One file of a data set: ``status`` is ``ok``, ``missing``, ``damaged``, or ``ignored`` for what lies
-    among a folder's images and is none by its name."""
+    in a folder of images and is none by its name, or is in no class folder."""
 
     path: str
     status: str

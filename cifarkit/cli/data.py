@@ -62,12 +62,12 @@ def verify(
     for file in report.files:
         if file.status != "ok":
             terminal.say(f"{file.status}: {file.path}: {file.detail}")
-    intact = sum(file.status == "ok" for file in report.files)
-    terminal.say(f"{intact} of {len(report.files)} files are as they should be")
+    used = [file for file in report.files if file.status != "ignored"]
+    terminal.say(f"{len(used) - len(bad)} of {len(used)} files are as they should be")
     worst = "ok" if report.ok else "damaged" if any(file.status == "damaged" for file in bad) else "missing"
     terminal.answer(report, worst)
     if not report.ok:
-        of = f"{len(bad)} of {len(report.files)} files are"
+        of = f"{len(bad)} of {len(used)} files are"
         advice = f"; `cifarkit data download {source.name}` fetches them" if worst == "missing" else ""
         raise DataError(f"{source.name}: {of} {worst if advice else 'missing or damaged'}{advice}")
 

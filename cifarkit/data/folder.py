@@ -102,17 +102,23 @@ class FolderSource:
         return ImageSet(name, split, images, listing.labels, listing.classes, listing.indices, files)
 
     def verify(self, data_dir: Path) -> tuple[FileCheck, ...]:
-        """Decode every image of both splits; other files beside them are ignored.
+        """Decode every image of both splits; other files, and images outside of class folders, are ignored.
 
         Raises:
             DataError: the folder is not laid out as above, or a link leads out of it.
         """
         paths = [path for split in ("train", "test") for path in self._list(split).paths]
-        folders = dict.fromkeys(path.parent for path in paths)
-        others = [entry for folder in folders for entry in _visible(folder) if not _is_image(entry)]
+        used, folders = (
+            set(paths),
+            dict.fromkeys([self.root, *self._split_folders(), *(p.parent for p in paths)]),
+        )
+        beside = [entry for folder in folders if folder for entry in _visible(folder) if not entry.is_dir()]
+        others = [entry for entry in beside if entry not in used]
         with _decoders() as pool:
             decoded = tuple(pool.map(partial(_check_image, size=self.image_size), paths))
-        return decoded + tuple(FileCheck(str(path), "ignored", "no image by its name") for path in others)
+        return decoded + tuple(
+            FileCheck(str(path), "ignored", "no image by its name, or in no class folder") for path in others
+        )
 
     def download(self, name: str, data_dir: Path, progress: Progress) -> Path:
         """Nothing to fetch.
@@ -234,16 +240,12 @@ def _subfolders(folder: Path, root: Path) -> list[Path]:
     return [_inside(entry, root) for entry in _visible(folder) if entry.is_dir()]
 
 
-def _is_image(entry: Path) -> bool:
-    return entry.suffix.lower() in SUFFIXES
-
-
 def _images(folder: Path, root: Path) -> list[Path]:
     images = []
     for entry in _visible(folder):
         if entry.is_dir():
             raise DataError(f"{folder}: holds the folder {entry.name}; a class folder holds images only")
-        if _is_image(entry):
+        if entry.suffix.lower() in SUFFIXES:
             if not _inside(entry, root).is_file():
                 raise DataError(f"{entry}: cannot be read: not a regular file")
             images.append(entry)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
-# Narrower layers gain nothing: measured by benchmarks/convolutions.py.
+# What these layers gain is measured by benchmarks/convolutions.py.
 MIN_CHANNELS_IN, MIN_CHANNELS_OUT = 32, 128
-# Numbers that images are unfolded to at a time, which are 12 MB; ten times as many gain nothing.
+# Numbers that images are unfolded to at a time, which are 12 MB.
 UNFOLDED = 3_000_000
 
 
@@ -34,8 +34,9 @@ class Conv2d(nn.Conv2d):
 
     def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self._unfolding_pays(images, bias):
-            padding, (height, width) = 1, images.shape[2:]
-            if self.pooled and (height % 2 or width % 2):
+            padding = 1
+            if self.pooled and min(images.shape[2:]) > 1 and any(side % 2 for side in images.shape[2:]):
+                height, width = images.shape[2:]
                 images, padding = F.pad(images, (1, 1 - width % 2, 1, 1 - height % 2)), 0
             return _Unfolding.apply(images, weight, padding)  # type: ignore[no-any-return, no-untyped-call]
         return super()._conv_forward(images, weight, bias)  # type: ignore[no-any-return]
@@ -43,6 +44,7 @@ class Conv2d(nn.Conv2d):
     def _unfolding_pays(self, images: Tensor, bias: Tensor | None) -> bool:
         return (
             self.training
+            and images.ndim == 4
             and torch.is_grad_enabled()
             and images.device.type == "cpu"
             and images.dtype == torch.float32
@@ -73,7 +75,7 @@ class _Unfolding(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_images = conv2d_input(images.shape, weight, gradient, padding=ctx.padding)  # type: ignore[no-untyped-call]
         if ctx.needs_input_grad[1]:
-            of_weight = weight_gradient(F.pad(images, (ctx.padding,) * 4), gradient)
+            of_weight = weight_gradient(F.pad(images, (1,) * 4) if ctx.padding else images, gradient)
         return of_images, of_weight, None
 
 

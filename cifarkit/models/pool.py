@@ -13,11 +13,12 @@ from torch.autograd.function import once_differentiable
 class MaxPool2d(nn.MaxPool2d):
     """``nn.MaxPool2d`` of windows that do not overlap, which forgets what it has pooled.
 
-    A map that is smaller than a window, as where training shrinks the images, is pooled whole.
+    Windows are no larger than the map's shorter side, as where training shrinks the images.
 
     PyTorch keeps a pool's input for the backward pass, which asks for nothing but its shape. With the places
     of the maxima that is, in fp32, six times the memory of the output, for the largest maps of a network.
-    Results are the same bit by bit. It is used in training on a CPU; everything else is ``nn.MaxPool2d``.
+    Results are the same bit by bit. It is used in training on a CPU, without second derivatives; everything
+    else is ``nn.MaxPool2d``.
     """
 
     def __init__(self, kernel_size: int) -> None:

@@ -7,18 +7,20 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from cifarkit.recipes.recipe import Recipe
+from cifarkit.untrusted import check_plain, check_types
 
+MAX_EPOCHS = 1_000_000  # that a record may tell of
 PATIENCE = 3  # times the planned epochs that a target is pursued for, where nobody says how long
 
 
 @dataclass(frozen=True)
 class Plan:
-    """On a CPU, trainings of equal plans on equal images come to equal weights.
+    """On one machine's CPU, trainings of equal plans on equal images come to equal weights.
 
     Attributes:
         target_acc: stop as soon as validation accuracy, a fraction, reaches it.
         max_epochs: while the target is not reached, go on beyond the recipe's epochs, at most so far.
-        workers: augment with albumentations in this many processes; None augments whole batches.
+        workers: see `pipeline.train_loader`.
         deterministic: use only algorithms that repeat bit for bit (the CPU path does by itself).
         compile: run what `torch.compile` makes of the network's training steps.
     """
@@ -53,10 +55,20 @@ class Plan:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Plan:
-        """The inverse of `settings`; errors are KeyError and TypeError."""
+        """The inverse of `settings`, which may have been read from a file.
+
+        Raises:
+            KeyError, TypeError, ValueError, UsageError: they are not what `settings` returns.
+        """
+        check_plain(settings)
         flat = dict(settings)
         own = {name: flat.pop(name) for name in _own_names()}
-        return cls(Recipe.from_settings(flat), **own)
+        plan = cls(Recipe.from_settings(flat).override(), **own)
+        for record in (plan, plan.recipe, plan.recipe.schedule):
+            check_types(record)
+        if not (plan.recipe.epochs <= MAX_EPOCHS and 1 <= (plan.max_epochs or 1) <= MAX_EPOCHS):
+            raise ValueError("no number of epochs")
+        return plan
 
 
 def _own_names() -> list[str]:

@@ -119,5 +119,8 @@ def _overheads(recipe: Recipe, data: Data, hardware: Hardware) -> list[BenchRow]
 def _to_target(recipe: Recipe, data: Data, hardware: Hardware, target_acc: float, seed: int) -> FitResult:
     with scratch() as place:
         return fit(
-            Plan(recipe, seed, target_acc, max_epochs=PATIENCE * recipe.epochs), data, hardware, Path(place)
+            Plan(recipe, seed=seed, target_acc=target_acc, max_epochs=PATIENCE * recipe.epochs),
+            data,
+            hardware,
+            Path(place),
         )

@@ -153,7 +153,7 @@ def _warm_up(job: Job) -> None:
     """One epoch for nothing, at all sizes of images: the first training of a process compiles kernels."""
     plan = job.plan.with_recipe(epochs=1, lr=job.recipe.lr or 1e-3, keep_hardest=(1.0,))
     with scratch() as folder:
-        fit(replace(plan, target_acc=None), job.data, job.hardware, Path(folder))
+        fit(replace(plan, target_acc=None, workers=None), job.data, job.hardware, Path(folder))
 
 
 def summarise(fits: Sequence[FitResult], device: str, command: str) -> FitRuns:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cifarkit import tracking
+from cifarkit.checkpoint import FORMAT
 from cifarkit.data.datasets import Dataset, find_dataset
 from cifarkit.data.loading import Splits, default_data_dir, load_splits
-from cifarkit.errors import UsageError
+from cifarkit.errors import OtherVersion, UsageError
 from cifarkit.recipes import Plan, Recipe
 from cifarkit.training.data import Data
 from cifarkit.training.hardware import Hardware, choose_hardware
@@ -102,7 +103,20 @@ class FitRequest:
 
 def record(dataset: str, image_size: int, val_size: int, plan: Plan) -> dict[str, Any]:
     """What a run tells of its training, for `FitRequest.as_recorded`."""
-    return {"dataset": dataset, "image_size": image_size, "val_size": val_size, "plan": plan.settings()}
+    images = {"dataset": dataset, "image_size": image_size, "val_size": val_size}
+    return {"format": FORMAT, **images, "plan": plan.settings()}
+
+
+def recorded(run: Any) -> dict[str, Any]:
+    """What a run tells of its training.
+
+    Raises:
+        OtherVersion: it was begun by another version.
+    """
+    training: dict[str, Any] = json.loads(run.data.tags[tracking.PLAN])
+    if training.get("format") != FORMAT:
+        raise OtherVersion(f"run {run.info.run_id[:8]} was begun by another version of cifarkit")
+    return training
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from cifarkit.checkpoint import Story, read_story
 from cifarkit.console import Terminal, percent, plural
 from cifarkit.errors import CheckpointError, OtherVersion, UsageError
 from cifarkit.results import EpochRow, merit
-from cifarkit.sessions.request import FINGERPRINT, VAL_FINGERPRINT, FitRequest, record
+from cifarkit.sessions.request import FINGERPRINT, VAL_FINGERPRINT, FitRequest, record, recorded
 from cifarkit.subjects import checkpoint_of_run
 from cifarkit.tracking.processes import describe
 from cifarkit.training.data import Data
@@ -156,11 +155,11 @@ def find_repeated(run: Any, client: Any, request: FitRequest) -> Repeated | None
             continue
         if tracking.is_alive(child):
             raise UsageError(f"run {child.info.run_id[:8]}, one of its seeds, is still being trained")
-        children[json.loads(child.data.tags[tracking.PLAN])["plan"]["seed"]] = child.info.run_id
+        children[recorded(child)["plan"]["seed"]] = child.info.run_id
     runs, has_params = int(tags[tracking.RUNS]), bool(run.data.params)
     return Repeated(
         run_id=run_id,
-        training=json.loads(tags[tracking.PLAN]),
+        training=recorded(run),
         runs=runs,
         has_params=has_params,
         command=tags[tracking.COMMAND],
@@ -203,12 +202,13 @@ def restore(run: Any, client: Any, folder: Path, terminal: Terminal) -> Resumed:
             continue
         if story.rows:
             _add_best(client, run, path, folder, there, terminal)
-        steps_done = content.get(WITHIN_EPOCH, {}).get("steps_done", 0)
+        within = content.get(WITHIN_EPOCH)
+        steps_done = within.get("steps_done", 0) if isinstance(within, dict) else 0
         training = record(story.dataset, story.image_size, story.val_size, story.plan)
         return Resumed(*known, training, has_params, hardware, story, steps_done, path)
     if tracking.PLAN not in run.data.tags or "best" in there:
         raise damaged or CheckpointError(f"run {run_id[:8]} holds no checkpoint to go on with")
-    return Resumed(*known, json.loads(run.data.tags[tracking.PLAN]), has_params, hardware)
+    return Resumed(*known, recorded(run), has_params, hardware)
 
 
 def _add_best(client: Any, run: Any, latest: Path, folder: Path, there: set[str], terminal: Terminal) -> None:

@@ -75,6 +75,7 @@ class Classifier(pl.LightningModule):
         self.target_acc = target_acc
         self.val_logits: Tensor | None = None
         self._heard: list[Tensor] = []
+        self._validated = 0
         self._resumed: dict[str, Any] | None = None
         # The method, because a compiled module would be a second child with the same weights.
         self._forward = torch.compile(network.forward, dynamic=False) if compile else network.forward
@@ -176,6 +177,7 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.val_totals.reset()
+        self._validated = 0
         at_an_end = self.trainer.global_step in self.ends
         self.val_sampled = self.val_stride > 1 and not at_an_end
         # Before the end, and while images are small, networks are unsure of most: it would cost a tenth of a
@@ -190,7 +192,11 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         images, labels = batch
         if self.val_sampled:
-            images, labels = images[:: self.val_stride], labels[:: self.val_stride]
+            every = slice(-self._validated % self.val_stride, None, self.val_stride)
+            self._validated += len(labels)
+            images, labels = images[every], labels[every]
+            if not len(labels):
+                return
         looks = nullcontext() if self.looks_again else one_view(self.network)
         # What is reported is computed as `eval` and the exported model compute it, in float32.
         with looks, torch.autocast(self.device.type, enabled=False):

@@ -318,8 +318,11 @@ def test_a_folder_of_images_needs_no_other_settings(cli: Cli, tmp_path: Path) ->
 def test_a_folder_of_images_is_data_like_any_other(cli: Cli, tmp_path: Path) -> None:
     name = f"folder:{colour_folder(tmp_path / 'colours', COLOURS, images=5, side=20)}"
     assert cli("data", "download", name).succeeded().line == str(tmp_path / "colours")
-    report = cli("data", "verify", name, "--json").succeeded().validated(results.VerifyReport)
-    assert (report["ok"], len(report["files"])) == (True, 15)
+    (tmp_path / "colours" / "notes.txt").write_text("all mine")
+    verified = cli("data", "verify", name, "--json").succeeded()
+    assert (verified.validated(results.VerifyReport)["ok"], len(verified.data["files"])) == (True, 16)
+    assert "ignored: " in verified.err
+    assert "15 of 15 files are as they should be" in verified.err
     stats = cli("data", "stats", name, "--image-size", "20", "--json").succeeded()
     assert stats.validated(results.DataStats)["image_shape"] == [3, 20, 20]
     assert is_picture(tmp_path / cli("data", "preview", name, "--count", "3").succeeded().line)

@@ -67,6 +67,12 @@ def test_what_a_pool_drops_is_not_computed_and_not_missed(sides: tuple[int, int]
         torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4)
 
 
+def test_a_single_pixel_is_left_to_the_pool() -> None:
+    ours, _ = both(in_channels=32)
+    ours.pooled = True
+    assert ours(torch.randn(2, 32, 1, 3)).shape[2:] == (1, 3)
+
+
 def test_the_weights_gradient_in_exact_numbers() -> None:
     images = torch.zeros(1, 1, 5, 5)  # with their padding
     images[0, 0, 1, 2] = 2.0

@@ -4,16 +4,18 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cifarkit.console import Terminal
 from cifarkit.data.datasets import DATASETS
 from cifarkit.data.loading import Splits
-from cifarkit.errors import UsageError
+from cifarkit.errors import OtherVersion, UsageError
 from cifarkit.recipes import RECIPES, Plan
 from cifarkit.sessions.fit import prepare
-from cifarkit.sessions.request import FitRequest, Job
+from cifarkit.sessions.request import FitRequest, Job, recorded
 from cifarkit.training.data import Data
 from cifarkit.training.hardware import Hardware
 
@@ -48,6 +50,17 @@ def test_a_plan_brings_the_training_back(request_: FitRequest, job: Job) -> None
     assert again.plan.settings() == job.plan.settings()
     assert (again.source, again.val_size) == (request_.source, 100)
     assert again.on(job.hardware) == again
+
+
+def test_a_run_of_another_version_is_said_to_be_that(job: Job) -> None:
+    def run(training: Any) -> Any:
+        tags = {"cifarkit.plan": json.dumps(training)}
+        return SimpleNamespace(data=SimpleNamespace(tags=tags), info=SimpleNamespace(run_id="abcdef123456"))
+
+    assert recorded(run(job.request.record())) == json.loads(json.dumps(job.request.record()))
+    for other in (job.request.record() | {"format": 5}, {"dataset": "digits", "settings": {}}):
+        with pytest.raises(OtherVersion, match="run abcdef12 was begun by another version of cifarkit"):
+            recorded(run(other))
 
 
 def test_a_batch_is_shared_by_the_devices(request_: FitRequest) -> None:

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifarkit.analysis.predictions import Predictions, predict
-from cifarkit.checkpoint import load_checkpoint, read_story
+from cifarkit.checkpoint import load_checkpoint, read_rates, read_story
 from cifarkit.errors import CheckpointError, Interrupted
 from cifarkit.recipes import RECIPES, Plan, Recipe
 from cifarkit.subjects import Subject
@@ -352,6 +352,66 @@ def test_an_incomplete_record(edited: Any, change: Any) -> None:
         read_story(edited(change))
 
 
+def nested(deep: int) -> Any:
+    """A list of two references to a list of two references, and so on: small, and endless to look through."""
+    inner: Any = 0
+    for _ in range(deep):
+        inner = (inner, inner)
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0), ("epochs", -1), ("epochs", "15"), ("epochs", None), ("epochs", 10**9), ("epochs", 2.5),
+        ("batch_size", 0), ("max_epochs", "12"), ("max_epochs", 10**400), ("max_epochs", float("inf")),
+        ("seed", [1]), ("seed", None), ("target_acc", "0.9"), ("lr", "0.1"), ("workers", 1.5),
+        ("optimizer", 5), ("image_scale", "abc"), ("image_scale", torch.zeros(1).expand(10**12)),
+        ("keep_hardest", torch.zeros(3)), ("schedule", nested(60)), ("schedule", ["OneCycle"]),
+        ("schedule.rise", "x"), ("model", nested(60)), ("model", ["small-cnn"]), (5, 5), ("surprise", 1),
+        ("deterministic", "no"), ("precision", "fp8"),
+    ],
+)  # fmt: skip
+def test_a_plan_of_wrong_values(edited: Any, name: Any, value: Any) -> None:
+    path = edited(lambda content: content["cifarkit"]["plan"].update({name: value}))
+    with pytest.raises(CheckpointError, match="lacks part of its record, or has a wrong one"):
+        read_story(path)
+
+
+@pytest.mark.parametrize("plan", ["abc", [["recipe", "digits"]], 5, None, torch.zeros(2)], ids=repr)
+def test_what_is_no_plan(edited: Any, plan: Any) -> None:
+    path = edited(lambda content: content["cifarkit"].update(plan=plan))
+    with pytest.raises(CheckpointError, match="lacks part of its record, or has a wrong one"):
+        read_story(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.update(rows=torch.zeros(1).expand(10**12)),
+        lambda record: record.update(rows=nested(60)),
+        lambda record: record["rows"][0].update(val_acc="1"),
+        lambda record: record.update(format=torch.zeros(2)),
+        lambda record: record["preprocessing"].update(side=float("inf")),
+        lambda record: record["preprocessing"].update(image_shape=(1.0, 8.0, 8.0)),
+        lambda record: record["preprocessing"].update(mean=torch.zeros(1).expand(10**12)),
+        lambda record: record["preprocessing"].update(classes=[nested(60)]),
+    ],
+    ids=["rows", "nested", "row", "format", "side", "shape", "mean", "classes"],
+)
+def test_a_record_of_wrong_values(edited: Any, change: Any) -> None:
+    path = edited(lambda content: change(content["cifarkit"]))
+    with pytest.raises(CheckpointError, match="lacks part of its record, or has a wrong one"):
+        read_story(path)
+
+
+@pytest.mark.parametrize("rates", [None, 5, ["a"], {"a": 1}], ids=str)
+def test_wrong_learning_rates(edited: Any, rates: Any) -> None:
+    path = edited(lambda content: content.update(learning_rates=rates))
+    with pytest.raises(CheckpointError, match="lacks its learning rates"):
+        read_rates(path)
+
+
 @pytest.mark.parametrize("side", [0, 9, 100_000])
 def test_images_are_not_shown_larger_than_they_are(edited: Any, side: int) -> None:
     path = edited(lambda content: content["cifarkit"]["preprocessing"].update(side=side))
@@ -370,6 +430,8 @@ def test_absurd_images_get_no_network(edited: Any, shape: tuple[int, int, int]) 
     "change",
     [
         lambda content: content.pop("state_dict"),
+        lambda content: content.update(state_dict=[1]),
+        lambda content: content["state_dict"].update({5: 5}),
         lambda content: content["state_dict"].pop("network.6.bias"),
         lambda content: content["state_dict"].update({"network.6.bias": torch.zeros(11)}),
         lambda content: content["cifarkit"]["plan"].update(model="small-cnn"),
@@ -385,6 +447,8 @@ def test_absurd_images_get_no_network(edited: Any, shape: tuple[int, int, int]) 
     ],
     ids=[
         "no-weights",
+        "list-of-weights",
+        "number-for-a-weight",
         "one-missing",
         "other-shape",
         "other-model",

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import CheckpointError, DivergedError, Interrupted, Stopped, Terminated, UsageError
 from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import Linear
+from cifarkit.pipeline import eval_loader
 from cifarkit.recipes import RECIPES, Plan, Recipe
 from cifarkit.results import EpochRow
 from cifarkit.training import module
@@ -218,6 +220,18 @@ def test_validations_before_the_end_may_look_at_a_sample(
     assert part.best_val_acc == whole.rows[-1].val_acc
     ours, theirs = (weights(result.last_checkpoint) for result in (part, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_sample_is_of_one_size_in_batches_of_any(
+    recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images so large that a batch holds fewer than a sample skips."""
+    sampled = Plan(replace(recipe, epochs=2, val_sample=20))
+    whole = fit(sampled, data, cpu, tmp_path / "whole").rows[0]
+    monkeypatch.setattr("cifarkit.training.fit.eval_loader", partial(eval_loader, batch_size=3))
+    small = fit(sampled, data, cpu, tmp_path / "small").rows[0]
+    assert small.val_acc == whole.val_acc
+    assert small.val_loss == pytest.approx(whole.val_loss, rel=1e-5)
 
 
 @pytest.mark.parametrize(("target", "epochs"), [(0.2, 1), (0.999, 3)])
