@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,14 @@ def test_a_server_predicts_what_the_model_predicts(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(trained.run_folder / "model")]
+    # MLflow looks for the server's program on the path.
+    variables = environment() | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     images = unseen_digits.images[:5]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(
             [*command, "--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)],
             cwd=tmp_path,
-            env=environment(),
+            env=variables,
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -71,7 +74,8 @@ def test_a_server_predicts_what_the_model_predicts(
                 assert server.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.5)
     finally:
-        os.killpg(server.pid, 9)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, 9)
         server.wait()
     import mlflow
 
