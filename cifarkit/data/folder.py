@@ -108,17 +108,14 @@ class FolderSource:
             DataError: the folder is not laid out as above, or a link leads out of it.
         """
         paths = [path for split in ("train", "test") for path in self._list(split).paths]
-        used, folders = (
-            set(paths),
-            dict.fromkeys([self.root, *self._split_folders(), *(p.parent for p in paths)]),
-        )
+        folders = dict.fromkeys([self.root, *self._split_folders(), *(path.parent for path in paths)])
         beside = [entry for folder in folders if folder for entry in _visible(folder) if not entry.is_dir()]
+        used = set(paths)
         others = [entry for entry in beside if entry not in used]
         with _decoders() as pool:
             decoded = tuple(pool.map(partial(_check_image, size=self.image_size), paths))
-        return decoded + tuple(
-            FileCheck(str(path), "ignored", "no image by its name, or in no class folder") for path in others
-        )
+        why = "no image by its name, or in no class folder"
+        return decoded + tuple(FileCheck(str(path), "ignored", why) for path in others)
 
     def download(self, name: str, data_dir: Path, progress: Progress) -> Path:
         """Nothing to fetch.

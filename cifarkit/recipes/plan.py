@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from cifarkit.recipes.recipe import Recipe
-from cifarkit.untrusted import check_plain, check_types
+from cifarkit.untrusted import check_types
 
 MAX_EPOCHS = 1_000_000  # that a record may tell of
 PATIENCE = 3  # times the planned epochs that a target is pursued for, where nobody says how long
@@ -55,12 +55,11 @@ class Plan:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Plan:
-        """The inverse of `settings`, which may have been read from a file.
+        """The inverse of `settings`, which may have been read from a file (`untrusted.check_plain`).
 
         Raises:
             KeyError, TypeError, ValueError, UsageError: they are not what `settings` returns.
         """
-        check_plain(settings)
         flat = dict(settings)
         own = {name: flat.pop(name) for name in _own_names()}
         plan = cls(Recipe.from_settings(flat).override(), **own)

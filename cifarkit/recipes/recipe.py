@@ -133,7 +133,7 @@ class Recipe:
     def from_settings(cls, settings: dict[str, Any]) -> Recipe:
         """The inverse of `settings`, for resuming a run."""
         flat = dict(settings)
-        schedule_type = {"OneCycle": OneCycle, "Linear": Linear}[str(flat.pop("schedule"))]
+        schedule_type = {"OneCycle": OneCycle, "Linear": Linear}[flat.pop("schedule")]
         arguments = {key: flat.pop(key) for key in list(flat) if key.startswith("schedule.")}
         schedule = schedule_type(**{key.removeprefix("schedule."): item for key, item in arguments.items()})
         for name in ("image_scale", "keep_hardest"):
