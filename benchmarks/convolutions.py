@@ -1,9 +1,9 @@
-"""What the convolutions of `cifarkit.models.conv` save in a training step.
+"""What the convolutions and pools of `cifarkit.models` save in a training step.
 
     python benchmarks/convolutions.py [--rounds 7] [--json FILE]
 
 Forward, cross entropy and backward on random images at every size to which `fast` lets them grow. Steps with
-`nn.Conv2d` and with ours take turns in one process; medians.
+PyTorch's layers and with ours take turns in one process; medians.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from cifarkit.models import build_model, conv
+from cifarkit.models import build_model, conv, lean
 from cifarkit.training.hardware import cores, processor_name, reuse_freed_memory
 
 CASES = [
@@ -26,8 +27,11 @@ CASES = [
     *(("speednet-silu", 500, side) for side in (16, 24, 32)),
     ("custom-resnet", 128, 32),
 ]
-OURS = conv.MIN_CHANNELS_OUT
-WAYS = {"nn.Conv2d": sys.maxsize, "ours": OURS}
+# The channels from which on weight gradients are ours, and whether layers are taken together.
+WAYS: dict[str, tuple[int, Callable[..., bool]]] = {
+    "PyTorch's": (sys.maxsize, lambda x: False),
+    "ours": (conv.MIN_CHANNELS_OUT, lean.pays),
+}
 
 
 def main() -> None:
@@ -44,16 +48,17 @@ def main() -> None:
         labels = torch.randint(0, 10, (batch_size,))
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in range(arguments.rounds + 1):
-            for way, conv.MIN_CHANNELS_OUT in WAYS.items():
+            for way, (conv.MIN_CHANNELS_OUT, lean.pays) in WAYS.items():
                 started = time.perf_counter()
                 F.cross_entropy(network(images), labels).backward()
                 if number:
                     seconds[way].append(time.perf_counter() - started)
         medians = {way: statistics.median(times) for way, times in seconds.items()}
+        theirs = medians["PyTorch's"]
         print(
             f"{model:<15} {side:>3} pixels, batch {batch_size}:"
             + "".join(f"  {way} {1e3 * median:>6,.0f} ms" for way, median in medians.items())
-            + f"  {medians['nn.Conv2d'] / medians['ours']:.2f} x"
+            + f"  {theirs / medians['ours']:.2f} x"
         )
         record.append({"model": model, "side": side, "batch_size": batch_size, "seconds": seconds})
     if arguments.json:

@@ -1,19 +1,23 @@
-"""A convolution that trains faster on a CPU."""
+"""Convolutions that train faster, and before pools in less memory, on a CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.grad import conv2d_input
+
+from cifarkit.models.lean import places_dtype
 
 # What these layers gain is measured by benchmarks/convolutions.py.
 MIN_CHANNELS_IN, MIN_CHANNELS_OUT = 32, 128
 # Numbers that images are unfolded to at a time, which are 12 MB.
 UNFOLDED = 3_000_000
+# Numbers that are computed at a time before they are pooled, which are 64 MB.
+POOLED = 16_000_000
 
 
 class Conv2d(nn.Conv2d):
@@ -22,26 +26,15 @@ class Conv2d(nn.Conv2d):
     On small maps of many channels oneDNN takes several times as long for the gradient of the weights as for
     the convolution. Unfolding (Chellapilla et al. 2006) gives the same sums in another order. It is used
     while 3x3 layers with zero padding train on a CPU in fp32; everything else is ``nn.Conv2d``.
-
-    Args:
-        pooled: the result goes into a 2x2 max-pool, which drops the last row and column of an odd side: where
-            the above holds, they are not computed.
     """
 
-    def __init__(self, *args: Any, pooled: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.pooled = pooled
-
     def _conv_forward(self, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self._unfolding_pays(images, bias):
-            padding = 1
-            if self.pooled and min(images.shape[2:]) > 1 and any(side % 2 for side in images.shape[2:]):
-                height, width = images.shape[2:]
-                images, padding = F.pad(images, (1, 1 - width % 2, 1, 1 - height % 2)), 0
-            return _Unfolding.apply(images, weight, padding)  # type: ignore[no-any-return, no-untyped-call]
+        if self.can_be_taken_over(images) and _unfolding_pays(weight):
+            return _Convolution.apply(images, weight)  # type: ignore[no-any-return, no-untyped-call]
         return super()._conv_forward(images, weight, bias)  # type: ignore[no-any-return]
 
-    def _unfolding_pays(self, images: Tensor, bias: Tensor | None) -> bool:
+    def can_be_taken_over(self, images: Tensor) -> bool:
+        """Whether the functions here can do what PyTorch's do."""
         return (
             self.training
             and images.ndim == 4
@@ -49,34 +42,112 @@ class Conv2d(nn.Conv2d):
             and images.device.type == "cpu"
             and images.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
-            and self.in_channels >= MIN_CHANNELS_IN
-            and self.out_channels >= MIN_CHANNELS_OUT
             and self.kernel_size == (3, 3)
             and self.padding == (1, 1)
             and self.padding_mode == "zeros"
             and self.stride == self.dilation == (1, 1)
             and self.groups == 1
-            and bias is None
+            and self.bias is None
         )
 
 
-class _Unfolding(torch.autograd.Function):
+class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, padding: int) -> Tensor:
+    def forward(ctx: Any, images: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(images, weight)
-        ctx.padding = padding
-        return F.conv2d(images, weight, padding=padding)
+        return F.conv2d(images, weight, padding=1)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         images, weight = ctx.saved_tensors
-        of_images = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_images = conv2d_input(images.shape, weight, gradient, padding=ctx.padding)  # type: ignore[no-untyped-call]
-        if ctx.needs_input_grad[1]:
-            of_weight = weight_gradient(F.pad(images, (1,) * 4) if ctx.padding else images, gradient)
-        return of_images, of_weight, None
+        return _gradients(images, weight, gradient, 1, ctx.needs_input_grad)
+
+
+def conv_pool(images: Tensor, conv: Conv2d) -> Tensor:
+    """``max_pool2d(conv(images), 2)`` in training, some images at a time.
+
+    What lies between the two, the largest maps of a network, never exists as a whole, and the last row and
+    column that the pool drops of an odd side are not computed where that pays. Results are those of the two
+    layers but for rounding; there are no second derivatives.
+
+    Args:
+        images: (B, C, H, W), sides of 2 or more.
+        conv: of which `can_be_taken_over` holds.
+
+    Returns:
+        (B, K, H // 2, W // 2), channels-last.
+    """
+    return _ConvPool.apply(images, conv.weight)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _ConvPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        shape = (len(images), len(weight), height // 2, width // 2)
+        pooled = torch.empty(shape, dtype=images.dtype, memory_format=torch.channels_last)
+        where = torch.empty_like(pooled, dtype=places_dtype(images))
+        ctx.several = max(1, POOLED // (len(weight) * height * width))
+        for some, its_pooled, its_where in _split(ctx.several, images, pooled, where):
+            padded, padding = _for_pool(some, weight)
+            maxima, places = F.max_pool2d(F.conv2d(padded, weight, padding=padding), 2, return_indices=True)
+            its_pooled.copy_(maxima)
+            its_where.copy_(places)
+        ctx.save_for_backward(images, weight, where)
+        return pooled
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        images, weight, where = ctx.saved_tensors
+        height, width = images.shape[2:]
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_images, of_weight = torch.empty_like(images), torch.zeros_like(weight)
+        for some, its_gradient, its_where, out in _split(ctx.several, images, gradient, where, of_images):
+            padded, padding = _for_pool(some, weight)
+            sides = [side - 2 + 2 * padding for side in padded.shape[2:]]
+            of_maps = F.max_unpool2d(its_gradient, its_where.long(), (2, 2), output_size=sides)
+            of_padded, of_its_weight = _gradients(padded, weight, of_maps, padding, ctx.needs_input_grad)
+            if of_padded is not None:
+                first = 1 - padding
+                out.copy_(of_padded[:, :, first : first + height, first : first + width])
+            if of_its_weight is not None:
+                of_weight += of_its_weight
+        needs_images, needs_weight = ctx.needs_input_grad
+        return of_images if needs_images else None, of_weight if needs_weight else None
+
+
+def _split(several: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(torch.split(tensor, several) for tensor in tensors), strict=True)
+
+
+def _for_pool(images: Tensor, weight: Tensor) -> tuple[Tensor, int]:
+    """The images as a convolution before a 2x2 pool takes them, and its padding."""
+    height, width = images.shape[2:]
+    if _unfolding_pays(weight) and (height % 2 or width % 2):
+        return F.pad(images, (1, 1 - width % 2, 1, 1 - height % 2)), 0
+    return images, 1
+
+
+def _unfolding_pays(weight: Tensor) -> bool:
+    return weight.shape[0] >= MIN_CHANNELS_OUT and weight.shape[1] >= MIN_CHANNELS_IN
+
+
+def _gradients(
+    images: Tensor, weight: Tensor, gradient: Tensor, padding: int, needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of a 3x3 convolution's images and weights, where they are needed."""
+    of_images = of_weight = None
+    unfolds = needed[1] and _unfolding_pays(weight)
+    if unfolds:
+        of_weight = weight_gradient(F.pad(images, (padding,) * 4), gradient)
+    by_torch = (needed[0], needed[1] and not unfolds, False)
+    if any(by_torch):
+        sizes = (None, (1, 1), (padding,) * 2, (1, 1), False, (0, 0), 1)
+        of_images, other, _ = torch.ops.aten.convolution_backward(gradient, images, weight, *sizes, by_torch)
+        of_weight = of_weight if unfolds else other
+    return of_images, of_weight
 
 
 def weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from cifarkit.models.conv import Conv2d
-from cifarkit.models.pool import MaxPool2d
+from cifarkit.models.layers import Sequential
+from cifarkit.models.lean import Dropout, MaxPool2d
 
 PaddingMode = Literal["zeros", "replicate"]
-
-
-class Dropout(nn.Dropout):
-    """``nn.Dropout`` with cheaper random numbers on a CPU, where PyTorch's take a sixth of a training step in
-    bf16: one of 64 bits serves four values, so that ``p`` holds to 1/65536."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not self.training or not 0 < self.p < 1:
-            return super().forward(x)
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        kept = bits[: x.numel()] >= round(self.p * 2**16) - 2**15
-        scaled = kept.to(x.dtype).mul_(1 / (1 - self.p))
-        # In the order in which the values lie in memory.
-        return x * scaled.as_strided(x.shape, torch.empty_like(x).stride())
 
 
 class ConvLayer(nn.Module):
@@ -41,7 +27,7 @@ class ConvLayer(nn.Module):
         if pool:
             layers.append(MaxPool2d(2))
         layers += [nn.BatchNorm2d(channels_out), nn.ReLU(), Dropout(dropout)]
-        self.all_layers = nn.Sequential(*layers)
+        self.all_layers = Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.all_layers(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cifarkit.models.pool import MaxPool2d
+from cifarkit.models.lean import MaxPool2d
 
 
 class SmallCnn(nn.Module):

@@ -10,56 +10,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarkit.models import fused
 from cifarkit.models.conv import Conv2d
-from cifarkit.models.pool import MaxPool2d
+from cifarkit.models.layers import BatchNorm, Sequential
+from cifarkit.models.lean import MaxPool2d
 
 WHITEN_KERNEL = 2
 SHIFT = 1
 UNSURE = 0.4
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm without a learned scale, whose running statistics follow the last few batches only:
-    runs are so short that slower statistics would lag behind the weights."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-12, momentum=0.4)
-        self.weight.requires_grad = False
-
-
 class Conv(Conv2d):
     """3x3 convolution without bias whose first filters start as the identity."""
 
-    def __init__(self, channels_in: int, channels_out: int, *, pooled: bool = False) -> None:
-        super().__init__(channels_in, channels_out, 3, padding=1, bias=False, pooled=pooled)
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1, bias=False)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
         nn.init.dirac_(self.weight.data[: self.in_channels])
 
 
-class Layers(nn.Sequential):
-    """Modules one after the other; a GPU in training takes max-pool, batch norm and GELU in one."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        coming = list(self)
-        while coming:
-            pool = isinstance(coming[0], nn.MaxPool2d)
-            norm, *rest = coming[pool:]
-            if rest and isinstance(norm, BatchNorm) and isinstance(rest[0], nn.GELU) and fused.pays(x, norm):
-                x, coming = fused.norm_gelu(x, norm, pool=pool), rest[1:]
-            else:
-                x, coming = coming[0](x), coming[1:]
-        return x
-
-
-class Residual(Layers):
+class Residual(Sequential):
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
 
 
-class ConvGroup(Layers):
+class ConvGroup(Sequential):
     """Two convolutions, or three with a shortcut past the last two."""
 
     def __init__(
@@ -69,7 +45,7 @@ class ConvGroup(Layers):
             return Conv(channels_out, channels_out), BatchNorm(channels_out)
 
         super().__init__(
-            Conv(channels_in, channels_out, pooled=True),
+            Conv(channels_in, channels_out),
             MaxPool2d(2),
             BatchNorm(channels_out),
             activation(),

@@ -6,10 +6,11 @@ dead server never holds up a training.
 
 from __future__ import annotations
 
+from cifarkit.tracking.delivery import sync
 from cifarkit.tracking.environment import COMMAND, command_line, environment_tags, versions
 from cifarkit.tracking.journal import Journal, left_behind, noted_ends
 from cifarkit.tracking.model import save_model
-from cifarkit.tracking.recorder import RunRecorder, recording, sync
+from cifarkit.tracking.recorder import RunRecorder, recording
 from cifarkit.tracking.runs import (
     ERROR,
     KIND,

@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from cifarkit.tracking.processes import VANISHED_SECONDS, is_process, on_this_host, this_process
+from cifarkit.tracking.processes import VANISHED_SECONDS, is_process, on_this_host
 from cifarkit.tracking.runs import ERROR, Ends
 
 UNSENT = Path(".cifarkit")
@@ -183,12 +183,8 @@ def run_folder(run_id: str) -> Path:
     return folder
 
 
-def left_behind(*, this_process_too: bool = False) -> list[Journal]:
-    """The journals in the current folder that nobody is at work on any more.
-
-    Args:
-        this_process_too: also those of this process, which has closed its recorders.
-    """
+def left_behind() -> list[Journal]:
+    """The journals in the current folder that nobody is at work on any more."""
     for lock in UNSENT.glob("*.lock"):  # of a process that was killed while it cleaned up
         folder = lock.with_suffix("").absolute()
         if not (folder / JOURNAL).exists():
@@ -200,7 +196,7 @@ def left_behind(*, this_process_too: bool = False) -> list[Journal]:
         process = journal.header["process"]
         if not on_this_host(process):  # its heartbeat tells
             return time.time() - (journal.folder / JOURNAL).stat().st_mtime > VANISHED_SECONDS
-        return not is_process(process) or (this_process_too and process == this_process())
+        return not is_process(process)
 
     return [each for each in journals if each.header and abandoned(each)]
 

@@ -13,12 +13,20 @@ from typing import Any
 
 from filelock import BaseFileLock, Timeout
 
-from cifarkit.errors import CifarkitError, Stopped, TrackingError, UsageError, is_impatient
+from cifarkit.errors import CifarkitError, Stopped, UsageError, is_impatient
 from cifarkit.results import EpochRow
 from cifarkit.tracking.journal import Entry, Journal, lock_folder, noted_ends, run_folder
 from cifarkit.tracking.processes import VANISHED_SECONDS, this_process
 from cifarkit.tracking.runs import ERROR, HEARTBEAT, LOOKS, PROCESS, end_vanished, is_alive
-from cifarkit.tracking.store import check_name, connect, experiment_id, place, reason, tracking_error
+from cifarkit.tracking.store import (
+    check_name,
+    connect,
+    experiment_id,
+    is_refusal,
+    place,
+    reason,
+    tracking_error,
+)
 
 HEARTBEAT_SECONDS = 30
 WATCH_SECONDS = 5
@@ -232,7 +240,7 @@ class RunRecorder:
             error = self._try(entry, run_id)
             if error is None:
                 continue
-            if not _is_refusal(error):
+            if not is_refusal(error):
                 self._silent_until = time.monotonic() + RETRY_SECONDS
                 return
             refused += 1
@@ -256,7 +264,7 @@ class RunRecorder:
             if silent >= LAST_TRIES and entry.kind not in ("tags", "status"):
                 continue
             error = self._try(entry, run_id)
-            silent = silent + 1 if error is not None and not _is_refusal(error) else 0
+            silent = silent + 1 if error is not None and not is_refusal(error) else 0
 
     def _later(self, kind: str, **content: Any) -> None:
         assert self.run_id
@@ -362,83 +370,6 @@ class RunRecorder:
 
 def _milliseconds() -> int:
     return int(time.time() * 1000)
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether trying again is useless: the store did answer, or what is to be sent cannot be."""
-    code = getattr(error, "error_code", None)  # of MLflow's own errors, those that wrap others included
-    if code is not None:
-        return code not in {
-            "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL_ERROR",
-            "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "TEMPORARILY_UNAVAILABLE", "UNKNOWN",
-        }  # fmt: skip
-    answer = getattr(getattr(error, "response", None), "status_code", None)
-    if answer is not None:
-        return 400 <= answer < 500 and answer not in (408, 429)
-    if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError | PermissionError):
-        return True
-    return not isinstance(error, OSError)
-
-
-def sync(journal: Journal) -> tuple[int, list[str]]:
-    """Send what a run left behind, in order; its folder goes when the store has everything.
-
-    Returns:
-        How many entries the store took; what it did not take, and why, up to the first that it left
-        unanswered.
-
-    Raises:
-        TrackingError: the store does not answer, or the run is at work again.
-    """
-    if journal.header["process"] == this_process():
-        return _sync(journal)
-    try:
-        with lock_folder(journal.folder).acquire(timeout=0):
-            journal.read()
-            return _sync(journal)
-    except Timeout:
-        raise TrackingError("it is being trained by another process") from None
-
-
-def _sync(journal: Journal) -> tuple[int, list[str]]:
-    run_id = journal.header["run_id"]
-    client = connect(journal.header["uri"])
-    problems: list[str] = []
-    sent = 0
-    try:
-        writer = client.get_run(run_id).data.tags.get(PROCESS)
-    except Exception as error:
-        gone = f"; if it is gone for good, remove {os.path.relpath(journal.folder)}"
-        return 0, [f"the run: {reason(error)}{gone if _is_refusal(error) else ''}"]
-    if writer is not None and writer != journal.header["process"]:
-        journal.remove()
-        journal.pending.clear()
-        return 0, ["it has gone on elsewhere since; what was left here is older, and is gone"]
-    for entry in list(journal.pending):
-        try:
-            _check_place(entry, journal.folder)
-            entry.send(client, run_id, journal.folder)
-        except Exception as error:
-            problems.append(f"{entry}: {reason(error)}")
-            if not _is_refusal(error):
-                break
-        else:
-            journal.sent(entry)
-            sent += 1
-    if not journal.pending:
-        journal.remove()
-    return sent, problems
-
-
-def _check_place(entry: Entry, folder: Path) -> None:
-    """A journal may have come with a folder from somebody else, and would have any file sent, or removed.
-
-    Raises:
-        PermissionError: the entry is about a file outside of the folder in which its run was trained.
-    """
-    home = folder.parents[1].resolve()
-    if "path" in entry.content and not (folder / entry.content["path"]).resolve().is_relative_to(home):
-        raise PermissionError(f"it lies outside of {home}: send it from there by hand")
 
 
 @contextmanager

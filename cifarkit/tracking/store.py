@@ -167,3 +167,19 @@ def fetch_artifact(client: Any, run_id: str, path: str, folder: Path) -> Path:
             full = f"no space left in {folder} for {path}; TMPDIR names another place"
             raise TrackingError(full) from error
         raise TrackingError(f"run {run_id[:8]} holds no {path} ({reason(error)})") from error
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether trying again is useless: the store did answer, or what is to be sent cannot be."""
+    code = getattr(error, "error_code", None)  # of MLflow's own errors, those that wrap others included
+    if code is not None:
+        return code not in {
+            "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL_ERROR",
+            "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "TEMPORARILY_UNAVAILABLE", "UNKNOWN",
+        }  # fmt: skip
+    answer = getattr(getattr(error, "response", None), "status_code", None)
+    if answer is not None:
+        return 400 <= answer < 500 and answer not in (408, 429)
+    if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError | PermissionError):
+        return True
+    return not isinstance(error, OSError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from PIL import Image
 from real_process import environment
 
 from cifarkit import results
+from cifarkit.__main__ import MALLOC
 from cifarkit.augment.policies import POLICIES
 from cifarkit.cli import SPINS
 from cifarkit.data.image_set import ImageSet
@@ -575,3 +577,34 @@ def test_threads_soon_sleep_while_they_wait(variables: dict[str, str], expected:
     )
     done = subprocess.run([sys.executable, "-c", told], env=known, capture_output=True, text=True)
     assert done.stdout.split() == [expected, "False"], done.stderr
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="beside a GPU malloc stays as it is")
+@pytest.mark.parametrize(
+    ("command", "variables", "starts"),
+    [
+        ("fit", {}, ["None", MALLOC]),
+        ("fit", {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, ["glibc.malloc.perturb=0"]),
+        ("recipes", {}, ["None"]),
+    ],
+)
+def test_trainings_start_once_more_with_a_malloc_of_their_own(
+    command: str, variables: dict[str, str], starts: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "print(os.getpid(), os.environ.get('GLIBC_TUNABLES'), *sys.orig_argv[1:], file=open('starts', 'a'))\n"
+    )
+    known = environment(PYTHONPATH=str(tmp_path), **variables)
+    if not variables:
+        known.pop("GLIBC_TUNABLES", None)
+    arguments = ["-m", "cifarkit", command, "--no-such-option"]
+    done = subprocess.run(
+        [sys.executable, *arguments], env=known, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+    seen = [line.split() for line in (tmp_path / "starts").read_text().splitlines()]
+    assert [malloc for _, malloc, *_ in seen] == starts
+    assert all(rest == arguments for _, _, *rest in seen)
+    assert len({process for process, *_ in seen}) == 1

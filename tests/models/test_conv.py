@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from kept import kept_by
 from torch import Tensor, nn
 
 from cifarkit.models import conv
-from cifarkit.models.conv import Conv2d, weight_gradient
+from cifarkit.models.conv import Conv2d, conv_pool, weight_gradient
+from cifarkit.models.layers import Sequential
+from cifarkit.models.lean import MaxPool2d
 
 
 def both(**options: Any) -> tuple[Conv2d, nn.Conv2d]:
@@ -35,7 +38,7 @@ def gradients(layer: nn.Module, images: Tensor) -> list[Tensor]:
 
 def unfolds(layer: nn.Conv2d, images: Tensor) -> bool:
     function = layer(images).grad_fn
-    return type(function).__name__ == f"{conv._Unfolding.__name__}Backward"
+    return type(function).__name__ == f"{conv._Convolution.__name__}Backward"
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -51,26 +54,77 @@ def test_gradients_are_those_of_torch(
         torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("sides", [(2, 2), (3, 3), (4, 7), (15, 15)], ids=str)
-def test_what_a_pool_drops_is_not_computed_and_not_missed(sides: tuple[int, int]) -> None:
-    ours, theirs = both(in_channels=32)
-    ours.pooled = True
-    images = torch.randn(4, 32, *sides)
-    assert ours(images).shape[2:] == tuple(side // 2 * 2 for side in sides)
-    assert ours.eval()(images).shape[2:] == sides
-    pairs = zip(
-        gradients(nn.Sequential(ours.train(), nn.MaxPool2d(2)), images),
-        gradients(nn.Sequential(theirs, nn.MaxPool2d(2)), images),
-        strict=True,
-    )
-    for our, their in pairs:
+# -- before pools ---------------------------------------------------------------------------------
+
+
+def pooled(ours: Conv2d, theirs: nn.Conv2d) -> tuple[nn.Module, nn.Module]:
+    return Sequential(ours, MaxPool2d(2)), nn.Sequential(theirs, nn.MaxPool2d(2))
+
+
+@pytest.mark.parametrize("channels", [8, 32])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("sides", [(2, 2), (3, 3), (4, 7), (15, 14)], ids=str)
+@pytest.mark.parametrize("at_a_time", [1, 60_000, 10**9])
+def test_convolutions_and_their_pools_are_torch_s(
+    at_a_time: int,
+    sides: tuple[int, int],
+    layout: torch.memory_format,
+    channels: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conv, "POOLED", at_a_time)
+    ours, theirs = both(in_channels=channels)
+    images = torch.randn(5, channels, *sides).contiguous(memory_format=layout)
+    both_results = (gradients(layers, images) for layers in pooled(ours, theirs))
+    for our, their in zip(*both_results, strict=True):
         torch.testing.assert_close(our, their, rtol=1e-4, atol=1e-4)
 
 
-def test_a_single_pixel_is_left_to_the_pool() -> None:
+@pytest.mark.parametrize(
+    ("sides", "computed"), [((7, 9), (6, 8)), ((7, 8), (6, 8)), ((8, 8), (8, 8))], ids=str
+)
+def test_before_a_pool_no_more_is_computed_than_it_takes_and_only_for_some_images(
+    sides: tuple[int, int], computed: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conv, "POOLED", 2 * 128 * sides[0] * sides[1])
+    shapes: list[tuple[int, ...]] = []
+    pool = torch.nn.functional.max_pool2d
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "max_pool2d",
+        lambda maps, *a, **k: shapes.append(maps.shape) or pool(maps, *a, **k),
+    )
     ours, _ = both(in_channels=32)
-    ours.pooled = True
-    assert ours(torch.randn(2, 32, 1, 3)).shape[2:] == (1, 3)
+    conv_pool(torch.randn(5, 32, *sides), ours)
+    assert shapes == [(number, 128, *computed) for number in (2, 2, 1)]
+
+
+def test_between_convolution_and_pool_nothing_is_kept() -> None:
+    ours, theirs = both(in_channels=32)
+    images = torch.randn(4, 32, 16, 16)
+    maps = 4 * 128 * 16 * 16
+    lean, library = (kept_by(layers, images) for layers in pooled(ours, theirs))
+    assert library - lean == 4 * maps + 8 * maps // 4 - 2 * maps // 4
+
+
+def test_a_pool_of_a_single_pixel_is_the_library_s() -> None:
+    ours, theirs = both(in_channels=32)
+    images = torch.randn(2, 32, 1, 3)
+    ours_pooled = Sequential(ours, MaxPool2d(2))(images)
+    assert torch.allclose(ours_pooled, theirs(images), atol=1e-5)  # windows shrink to what there is
+
+
+@pytest.mark.parametrize("frozen", ["images", "weight"])
+def test_pooled_convolutions_have_gradients_where_they_are_wanted(frozen: str) -> None:
+    ours, _ = both(in_channels=32)
+    images = torch.randn(2, 32, 4, 4, requires_grad=frozen != "images")
+    ours.weight.requires_grad_(frozen != "weight")
+    conv_pool(images, ours).sum().backward()
+    assert (images.grad is None) == (frozen == "images")
+    assert (ours.weight.grad is None) == (frozen == "weight")
+
+
+# -- the weights' gradient ------------------------------------------------------------------------
 
 
 def test_the_weights_gradient_in_exact_numbers() -> None:

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from cifarkit.models import build_model
-from cifarkit.models.custom_resnet import Dropout
 from cifarkit.results import ModelTable
 from cifarkit.training.summary import model_table
 
@@ -120,69 +118,3 @@ def test_dropout_is_5_percent_everywhere() -> None:
     network = build_model("custom-resnet", (3, 32, 32), 10)
     rates = [m.p for m in network.modules() if isinstance(m, torch.nn.Dropout)]
     assert rates == [0.05] * 8
-
-
-# -- dropout --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("p", [0.05, 0.5, 0.95])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_dropout_drops_its_share_everywhere_and_keeps_the_mean(p: float, layout: torch.memory_format) -> None:
-    torch.manual_seed(0)
-    images = torch.ones(64, 3, 31, 33).contiguous(memory_format=layout)
-    dropped = Dropout(p)(images)
-    assert dropped.is_contiguous(memory_format=layout)
-    assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
-    for part in (
-        dropped,
-        dropped[:, 0],
-        dropped[:, :, :8],
-        dropped[..., ::2],
-        dropped[..., 1::2],
-        dropped[:32],
-    ):
-        deviation = (p * (1 - p) / part.numel()) ** 0.5
-        assert (part == 0).float().mean().item() == pytest.approx(p, abs=4 * deviation)
-
-
-def test_neighbours_drop_independently() -> None:
-    torch.manual_seed(0)
-    kept = (Dropout(0.5)(torch.ones(2**18)) > 0).double()
-    for apart in range(1, 9):
-        correlation = torch.corrcoef(torch.stack([kept[:-apart], kept[apart:]]))[0, 1].item()
-        assert abs(correlation) < 4 / len(kept) ** 0.5
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 5])
-def test_dropout_passes_gradients_where_it_passes_values(dtype: torch.dtype, size: int) -> None:
-    values = torch.rand(size, dtype=dtype).add_(1).requires_grad_()
-    dropped = Dropout(0.5)(values)
-    dropped.sum().backward()
-    assert values.grad is not None
-    assert dropped.dtype is dtype
-    torch.testing.assert_close(values.grad, 2.0 * (dropped != 0).to(dtype))
-
-
-def test_dropout_draws_follow_the_seed_and_end_with_training() -> None:
-    values, dropout = torch.ones(1000), Dropout(0.3)
-    draws = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        draws.append(dropout(values))
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-    assert torch.equal(dropout.eval()(values), values)
-
-
-@pytest.mark.parametrize(("p", "kept"), [(0.0, 1.0), (1.0, 0.0)])
-def test_dropout_of_nothing_and_of_everything(p: float, kept: float) -> None:
-    assert torch.equal(Dropout(p)(torch.ones(100)), torch.full((100,), kept))
-
-
-def test_an_odd_layout_gets_draws_for_every_value() -> None:
-    torch.manual_seed(0)
-    spread = torch.ones(1, 1, 1000).expand(1, 50, 1000)
-    dropped = Dropout(0.5)(spread)
-    assert not torch.equal(dropped[0, 0], dropped[0, 1])
-    assert isinstance(Dropout(0.5), nn.Dropout)

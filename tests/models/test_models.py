@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from cifarkit.errors import UnknownName, UsageError
-from cifarkit.models import MODELS, build_model, find_model
+from cifarkit.models import MODELS, build_model, find_model, lean
 
 SMALLEST = [(name, entry.min_side) for name, entry in MODELS.items()]
 
@@ -32,6 +34,26 @@ def test_gradients_reach_every_trainable_parameter(name: str, side: int) -> None
             assert parameter.grad.abs().sum() > 0, parameter_name
         else:
             assert parameter.grad is None, parameter_name
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_taken_together_train_as_they_do_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = build_model(name, (3, 20, 20), 5).to(memory_format=torch.channels_last)
+    images = torch.randn(8, 3, 20, 20).contiguous(memory_format=torch.channels_last)
+    started = copy.deepcopy(network.state_dict())
+    results = []
+    for together in (True, False):
+        monkeypatch.setattr(lean, "pays", lambda x, together=together: together)
+        network.load_state_dict(started)
+        torch.manual_seed(1)
+        loss = network(images).square().mean()
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        gradients = torch.autograd.grad(loss, list(trained.values()))
+        results.append(
+            dict(zip(trained, gradients, strict=True)) | copy.deepcopy(dict(network.named_buffers()))
+        )
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "side"), SMALLEST)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cifarkit.augment.policies import POLICIES, mirrors
 from cifarkit.data.image_set import ImageSet
 from cifarkit.models import allow_tta, build_model, one_view, speednet
-from cifarkit.models.speednet import Conv, SpeedNet, shifted
+from cifarkit.models.speednet import SpeedNet, shifted
 from cifarkit.optim import build_optimizer
 from cifarkit.recipes import RECIPES
 from cifarkit.training.data import Data, build_network, preprocessing_for
@@ -113,21 +113,6 @@ def test_initialise_depends_on_the_images_alone(images: Tensor) -> None:
         network.initialise(images)
         weights.append(network.whiten.weight)
     assert torch.equal(weights[0], weights[1])
-
-
-def test_what_pools_drop_is_not_computed_in_training() -> None:
-    network = build_model("speednet", (3, 32, 32), 10).train()
-    shapes = {}
-    for name, module in network.named_modules():
-        if isinstance(module, Conv):
-            module.register_forward_hook(
-                lambda _, inputs, output, name=name: shapes.update(
-                    {name: (inputs[0].shape[2], output.shape[2])}
-                )
-            )
-    network(torch.randn(2, 3, 32, 32))
-    # The first has too few channels for that to pay.
-    assert list(shapes.values()) == [(31, 31), (15, 15), (15, 14), (7, 7), (7, 6), (3, 3)]
 
 
 def test_filters_start_as_the_identity() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tracking_harness import EXPERIMENT, FIT
+from tracking_harness import EXPERIMENT, FIT, Unreliable
 
 from cifarkit import tracking
 from cifarkit.tracking import RunRecorder, connect
@@ -50,3 +50,22 @@ def add_run(client: Any) -> Callable[..., str]:
         return run_id
 
     return add
+
+
+@pytest.fixture
+def away(client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The store takes no metrics and no files."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise ConnectionError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(client), "log_batch", fail)
+        patched.setattr(type(client), "log_artifact", fail)
+        patched.setattr("cifarkit.tracking.recorder.RETRY_SECONDS", 0)
+        yield patched
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Unreliable:
+    return Unreliable(monkeypatch)

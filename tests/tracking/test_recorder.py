@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tracking_harness import EXPERIMENT, FIT, row, runs_in
+from tracking_harness import EXPERIMENT, FIT, Unreliable, left_by_us, row, runs_in
 
 from cifarkit import tracking
 from cifarkit.errors import CifarkitError, Interrupted, Stopped, Terminated, TrackingError, UsageError
@@ -116,7 +116,8 @@ def test_a_second_signal_waits_for_no_store(
         patched.setattr(recorder, "close", lambda status: pytest.fail("waits"))
         with pytest.raises(type(second)), recording(recorder):
             impatient()
-    (journal,) = left_behind(this_process_too=True)
+    recorder._lock.release()  # as the end of its process does
+    (journal,) = left_by_us()
     assert sync(journal)[1] == []
     assert client.get_run(run_id).info.status == "KILLED"
 
@@ -133,23 +134,10 @@ def test_a_signal_that_ends_the_waiting_leaves_a_true_status(
         patched.setattr(recorder, "close", wait)
         with pytest.raises(KeyboardInterrupt), recording(recorder):
             raise Interrupted("interrupted")
-    (journal,) = left_behind(this_process_too=True)
+    recorder._lock.release()  # as the end of its process does
+    (journal,) = left_by_us()
     assert sync(journal)[1] == []
     assert client.get_run(run_id).info.status == "KILLED"
-
-
-@pytest.fixture
-def away(client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The store takes no metrics and no files."""
-
-    def fail(*arguments: object, **options: object) -> None:
-        raise ConnectionError("away")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(type(client), "log_batch", fail)
-        patched.setattr(type(client), "log_artifact", fail)
-        patched.setattr("cifarkit.tracking.recorder.RETRY_SECONDS", 0)
-        yield patched
 
 
 def test_a_store_that_is_away_does_not_fill_the_disk(
@@ -164,7 +152,7 @@ def test_a_store_that_is_away_does_not_fill_the_disk(
     recorder.close("KILLED")
     assert [path.read_text() for path in recorder.folder.rglob("last.ckpt")] == ["4"]
     away.undo()
-    (journal,) = left_behind(this_process_too=True)
+    (journal,) = left_by_us()
     assert sync(journal)[1] == []
     assert fetch_artifact(client, run_id, "checkpoints/last.ckpt", Path()).read_text() == "4"
 
@@ -266,23 +254,6 @@ def test_the_journal_of_a_long_training_begins_anew(
     kept = Journal(recorder.folder)
     assert (kept.header, kept.pending) == (recorder.journal.header, [])
     assert kept.header["run_id"] == run_id
-
-
-def test_what_was_left_behind_does_not_replace_what_came_after(
-    recorder: RunRecorder, client: Any, away: pytest.MonkeyPatch
-) -> None:
-    run_id = recorder.start(FIT)
-    recorder.on_epoch(row(1), True)
-    recorder.close("KILLED")
-    away.undo()
-    client.set_tag(run_id, tracking.PROCESS, "elsewhere/7@1")
-    client.set_terminated(run_id, "FINISHED")
-    (journal,) = left_behind(this_process_too=True)
-    sent, problems = sync(journal)
-    assert (sent, ["gone on elsewhere" in problem for problem in problems]) == (0, [True])
-    assert client.get_run(run_id).info.status == "FINISHED"
-    assert "val/acc" not in client.get_run(run_id).data.metrics
-    assert not UNSENT.exists()
 
 
 def test_the_end_that_was_not_sent_is_none_for_a_run_that_goes_on(
@@ -416,7 +387,7 @@ def test_what_cannot_be_recorded_is_noted_and_the_rest_goes_on(
     assert recorder.unsent == 1
     assert client.get_run(run_id).data.metrics["best_val_acc"] == 0.5
     (tmp_path / "nowhere.png").write_bytes(b"png")
-    (journal,) = left_behind(this_process_too=True)
+    (journal,) = left_by_us()
     assert sync(journal)[1] == []
     assert [f.path for f in client.list_artifacts(run_id, "figures")] == ["figures/nowhere.png"]
     assert not UNSENT.exists()
@@ -431,29 +402,6 @@ def test_the_status_is_true_whatever_could_not_be_recorded(
             recorder.log_artifact(tmp_path / f"nowhere-{i}.png", "figures")
     assert len(recorder.problems) == 5
     assert client.get_run(run_id).info.status == "FINISHED"
-
-
-class Unreliable:
-    """A store that does not answer while ``down``; what it is sent is counted."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.down, self.tries = False, 0
-        for kind, send in journal_module.KINDS.items():
-            monkeypatch.setitem(journal_module.KINDS, kind, self._wrapped(send))
-
-    def _wrapped(self, send: Callable[..., None]) -> Callable[..., None]:
-        def sending(*args: Any, **kwargs: Any) -> None:
-            self.tries += 1
-            if self.down:
-                raise ConnectionError("connection refused")
-            send(*args, **kwargs)
-
-        return sending
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Unreliable:
-    return Unreliable(monkeypatch)
 
 
 def test_a_store_that_comes_back_is_sent_everything_in_order(
@@ -496,95 +444,6 @@ def test_a_store_that_comes_back_within_a_long_epoch(
     assert client.get_run(run_id).data.metrics == {"within": 1.0}
 
 
-def test_what_a_dead_store_was_to_get_is_sent_by_sync(
-    recorder: RunRecorder, client: Any, store: Unreliable, tmp_path: Path
-) -> None:
-    run_id = recorder.start(FIT)
-    checkpoint = recorder.folder / "upload" / "last.ckpt"
-
-    def train() -> None:
-        store.down = True
-        recorder.log_params({"lr": 0.1})
-        recorder.on_epoch(row(1), True)
-        checkpoint.parent.mkdir()
-        checkpoint.write_bytes(b"weights")
-        recorder.log_artifact(checkpoint, "checkpoints", delete=True)
-        recorder.log_text("a table", "summary.txt")
-        raise CifarkitError("no")
-
-    with pytest.raises(CifarkitError), recording(recorder):
-        train()
-    assert recorder.unsent == 6
-    assert client.get_run(run_id).info.status == "RUNNING"
-    (journal,) = left_behind(this_process_too=True)
-    assert len(sync(journal)[1]) == 1  # still down: nothing is tried after the first
-    assert len(journal.pending) == 6
-    store.down = False
-    (journal,) = left_behind(this_process_too=True)
-    assert sync(journal)[1] == []
-    run = client.get_run(run_id)
-    assert run.info.status == "FAILED"
-    assert run.data.params == {"lr": "0.1"}
-    assert run.data.tags["cifarkit.error"] == "no"
-    assert len(client.get_metric_history(run_id, "val/acc")) == 1
-    assert fetch_artifact(client, run_id, "checkpoints/last.ckpt", tmp_path).read_bytes() == b"weights"
-    assert fetch_artifact(client, run_id, "summary.txt", tmp_path).read_text() == "a table"
-    assert not UNSENT.exists()
-
-
-def test_a_journal_from_elsewhere_gets_at_no_file_outside(
-    recorder: RunRecorder, client: Any, store: Unreliable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "unpacked").mkdir()
-    monkeypatch.chdir(tmp_path / "unpacked")
-    secret = tmp_path / "secret"
-    secret.write_text("mine")
-    run_id = recorder.start(FIT)
-    store.down = True
-    link = recorder.folder / "link"
-    link.symlink_to(secret)
-    for path in (str(secret), "../../../secret", "link"):
-        recorder.journal.add("artifact", path=path, place=f"as {path[0]}", delete=True)
-    recorder.journal.add("artifacts", path="../../../..", place="")
-    recorder.journal.add("text", text="a table", name="summary.txt")
-    recorder.close("FINISHED")
-    with (recorder.folder / "journal.jsonl").open("a") as file:
-        file.write("\n[1]\n5\nnull")
-    store.down = False
-    (journal,) = left_behind(this_process_too=True)
-    sent, problems = sync(journal)
-    assert [f"outside of {tmp_path / 'unpacked'}" in problem for problem in problems] == [True] * 4
-    assert sent == 2
-    assert secret.read_text() == "mine"
-    assert [file.path for file in client.list_artifacts(run_id)] == ["summary.txt"]
-
-
-def test_what_is_kept_elsewhere_can_be_sent_from_there(
-    recorder: RunRecorder,
-    client: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    away: pytest.MonkeyPatch,
-) -> None:
-    """The current folder cannot be written."""
-    (tmp_path / UNSENT).write_text("in the way")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
-    told: list[str] = []
-    run_id = recorder.start(FIT)
-    with recording(recorder, told.append):
-        recorder.log_params({"lr": 0.1})
-    (advice,) = told
-    (there,) = (tmp_path / "temporary").iterdir()
-    assert f"`cd {there} && cifarkit runs sync`" in advice
-    away.undo()
-    monkeypatch.chdir(there)
-    (journal,) = left_behind(this_process_too=True)
-    assert sync(journal)[1] == []
-    assert client.get_run(run_id).data.params == {"lr": "0.1"}
-    assert not there.exists()
-
-
 def test_a_long_end_says_what_it_waits_for(recorder: RunRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "SLOW_SECONDS", 0.01)
     close = recorder.close
@@ -616,28 +475,6 @@ def test_what_another_host_left_is_known_by_its_silence(uri: str) -> None:
     assert [each.folder for each in left_behind()] == [journal.folder]
     journal.touch()
     assert left_behind() == []
-
-
-def test_entries_sent_twice_are_in_the_store_once(recorder: RunRecorder, client: Any, tmp_path: Path) -> None:
-    """As when a process dies after the store took something and before the journal says so."""
-    run_id = recorder.start(FIT)
-    journal = recorder.folder / JOURNAL
-    (recorder.folder / "last.ckpt").write_bytes(b"weights")
-    recorder.log_dataset("digits train", "0123456789abcdef", "training")
-    recorder.log_params({"lr": 0.1})
-    recorder.on_epoch(row(1), True)
-    recorder.log_artifact(recorder.folder / "last.ckpt", "checkpoints", delete=True)
-    recorder.flush()
-    kept = [line for line in journal.read_text().split("\n") if '"sent"' not in line]
-    recorder.close("KILLED")
-    journal.parent.mkdir(parents=True)
-    journal.write_text("\n".join([*kept, '{"number": 9, "kind": "met']))  # and a line cut short
-    again = Journal(journal.parent)
-    assert [entry.kind for entry in again.pending] == ["data set", "params", "metrics", "artifact"]
-    assert sync(again)[1] == []
-    run = client.get_run(run_id)
-    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "val/acc")] == [(1, 0.25)]
-    assert len(run.inputs.dataset_inputs) == 1
 
 
 def test_a_resumed_run_does_not_record_an_epoch_twice(uri: str, client: Any, add_run: Any) -> None:

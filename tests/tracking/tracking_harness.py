@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from cifarkit import tracking
 from cifarkit.results import EpochRow
-from cifarkit.tracking import processes
+from cifarkit.tracking import Journal, journal, processes
+from cifarkit.tracking.journal import JOURNAL, UNSENT
 
 EXPERIMENT = "trial"
 FIT = {tracking.KIND: "fit"}
@@ -25,3 +29,26 @@ def row(epoch: int, **changes: Any) -> EpochRow:
 def runs_in(client: Any) -> list[Any]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments))
+
+
+def left_by_us() -> list[Journal]:
+    """What recorders of this process left, which production takes to be at work."""
+    return [Journal(path.parent.absolute()) for path in sorted(UNSENT.glob(f"*/{JOURNAL}"))]
+
+
+class Unreliable:
+    """A store that does not answer while ``down``; what it is sent is counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.down, self.tries = False, 0
+        for kind, send in journal.KINDS.items():
+            monkeypatch.setitem(journal.KINDS, kind, self._wrapped(send))
+
+    def _wrapped(self, send: Callable[..., None]) -> Callable[..., None]:
+        def sending(*args: Any, **kwargs: Any) -> None:
+            self.tries += 1
+            if self.down:
+                raise ConnectionError("connection refused")
+            send(*args, **kwargs)
+
+        return sending
