@@ -8,6 +8,7 @@ import sys
 # Have glibc keep no small blocks for reuse: they lie between large ones that have been freed, which then do
 # not join, and no large one fits again. CPU trainings took a quarter more memory (benchmarks/README.md).
 MALLOC = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
+STARTED_AGAIN = "CIFARKIT_STARTED_AGAIN"
 
 
 def main() -> None:
@@ -24,13 +25,20 @@ def main() -> None:
 def _keep_large_blocks_together() -> None:
     """Start this program once more, in this process, with `MALLOC`, which glibc reads when a program starts.
 
-    Not beside a GPU, whose steps are short enough to wait for small blocks.
+    Not where GLIBC_TUNABLES is set, to whatever, and not where there is an NVIDIA GPU, whose steps are short
+    enough to wait for small blocks. Programs that this one starts do not inherit it.
     """
-    if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ or os.path.exists("/dev/nvidiactl"):
-        return
-    os.environ["GLIBC_TUNABLES"] = MALLOC
-    with contextlib.suppress(OSError):
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if os.environ.pop(STARTED_AGAIN, None):
+        os.environ.pop("GLIBC_TUNABLES", None)
+    elif (
+        sys.platform == "linux"
+        and sys.executable
+        and "GLIBC_TUNABLES" not in os.environ
+        and not os.path.exists("/dev/nvidiactl")
+    ):
+        again = os.environ | {"GLIBC_TUNABLES": MALLOC, STARTED_AGAIN: "1"}
+        with contextlib.suppress(OSError):
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], again)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Conv2d(nn.Conv2d):
         return super()._conv_forward(images, weight, bias)  # type: ignore[no-any-return]
 
     def can_be_taken_over(self, images: Tensor) -> bool:
-        """Whether the functions here can do what PyTorch's do."""
+        """Whether it is a 3x3 convolution with zero padding that trains on a CPU in fp32."""
         return (
             self.training
             and images.ndim == 4
@@ -69,7 +69,8 @@ def conv_pool(images: Tensor, conv: Conv2d) -> Tensor:
 
     What lies between the two, the largest maps of a network, never exists as a whole, and the last row and
     column that the pool drops of an odd side are not computed where that pays. Results are those of the two
-    layers but for rounding; there are no second derivatives.
+    layers but for rounding, by which another of two nearly equal values may be a window's largest; there are
+    no second derivatives.
 
     Args:
         images: (B, C, H, W), sides of 2 or more.
@@ -88,8 +89,8 @@ class _ConvPool(torch.autograd.Function):
         shape = (len(images), len(weight), height // 2, width // 2)
         pooled = torch.empty(shape, dtype=images.dtype, memory_format=torch.channels_last)
         where = torch.empty_like(pooled, dtype=places_dtype(images))
-        ctx.several = max(1, POOLED // (len(weight) * height * width))
-        for some, its_pooled, its_where in _split(ctx.several, images, pooled, where):
+        ctx.at_a_time = max(1, POOLED // (len(weight) * height * width))
+        for some, its_pooled, its_where in _split(ctx.at_a_time, images, pooled, where):
             padded, padding = _for_pool(some, weight)
             maxima, places = F.max_pool2d(F.conv2d(padded, weight, padding=padding), 2, return_indices=True)
             its_pooled.copy_(maxima)
@@ -103,23 +104,26 @@ class _ConvPool(torch.autograd.Function):
         images, weight, where = ctx.saved_tensors
         height, width = images.shape[2:]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_images, of_weight = torch.empty_like(images), torch.zeros_like(weight)
-        for some, its_gradient, its_where, out in _split(ctx.several, images, gradient, where, of_images):
+        of_images = torch.empty_like(images) if ctx.needs_input_grad[0] else None
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        done = 0
+        for some, its_gradient, its_where in _split(ctx.at_a_time, images, gradient, where):
             padded, padding = _for_pool(some, weight)
             sides = [side - 2 + 2 * padding for side in padded.shape[2:]]
             of_maps = F.max_unpool2d(its_gradient, its_where.long(), (2, 2), output_size=sides)
             of_padded, of_its_weight = _gradients(padded, weight, of_maps, padding, ctx.needs_input_grad)
-            if of_padded is not None:
+            if of_images is not None and of_padded is not None:
                 first = 1 - padding
-                out.copy_(of_padded[:, :, first : first + height, first : first + width])
-            if of_its_weight is not None:
+                of_padded = of_padded[:, :, first : first + height, first : first + width]
+                of_images[done : done + len(some)] = of_padded
+            if of_weight is not None and of_its_weight is not None:
                 of_weight += of_its_weight
-        needs_images, needs_weight = ctx.needs_input_grad
-        return of_images if needs_images else None, of_weight if needs_weight else None
+            done += len(some)
+        return of_images, of_weight
 
 
-def _split(several: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(torch.split(tensor, several) for tensor in tensors), strict=True)
+def _split(at_a_time: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(torch.split(tensor, at_a_time) for tensor in tensors), strict=True)
 
 
 def _for_pool(images: Tensor, weight: Tensor) -> tuple[Tensor, int]:
@@ -144,9 +148,19 @@ def _gradients(
         of_weight = weight_gradient(F.pad(images, (padding,) * 4), gradient)
     by_torch = (needed[0], needed[1] and not unfolds, False)
     if any(by_torch):
-        sizes = (None, (1, 1), (padding,) * 2, (1, 1), False, (0, 0), 1)
-        of_images, other, _ = torch.ops.aten.convolution_backward(gradient, images, weight, *sizes, by_torch)
-        of_weight = of_weight if unfolds else other
+        layer = (
+            None,
+            (1, 1),
+            (padding,) * 2,
+            (1, 1),
+            False,
+            (0, 0),
+            1,
+        )  # bias, stride, padding, dilation, ...
+        of_images, its_of_weight, _ = torch.ops.aten.convolution_backward(
+            gradient, images, weight, *layer, by_torch
+        )
+        of_weight = of_weight if unfolds else its_of_weight
     return of_images, of_weight
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from cifarkit.models import fused, lean
@@ -19,9 +20,11 @@ class BatchNorm(nn.BatchNorm2d):
 
 class Sequential(nn.Sequential):
     """``nn.Sequential`` that takes neighbours together in training: on a GPU where it saves time, on a CPU
-    where it saves memory."""
+    where it saves memory. Hooks of what is taken together are not called; compilers see layers one by one."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().forward(x)  # type: ignore[no-any-return, no-untyped-call]
         coming = list(self)
         while coming:
             match coming:
@@ -32,7 +35,7 @@ class Sequential(nn.Sequential):
                 case [nn.ReLU(), lean.Dropout() as dropout, *rest] if dropout.draws and lean.pays(x):
                     x = lean.relu_dropout(x, dropout)
                 case [Conv2d() as conv, lean.MaxPool2d(kernel_size=2), *rest] if (
-                    conv.can_be_taken_over(x) and lean.pays(x) and min(x.shape[2:]) > 1
+                    conv.can_be_taken_over(x) and lean.unpools(x) and min(x.shape[2:]) > 1
                 ):
                     x = conv_pool(x, conv)
                 case [layer, *rest]:

@@ -75,7 +75,6 @@ COMMANDS = {
     "data preview": (["digits", "--count", "2", "--rows", "1"], results.PreviewResult, is_figure),
     "summary": (["small-cnn", "--image-size", "8", "--channels", "1"], results.ModelTable, str.isdigit),
     "lr-find": (["--dataset", "digits", "--steps", "60"], results.LrCurve, is_rate),
-    "bench": (["--dataset", "digits", "--seconds", "0.1"], results.BenchResult, is_path),
     "doctor": (["--dataset", "digits"], results.Diagnosis, {"ok", "warn"}.__contains__),
     "runs list": ([], results.RunTable, is_run),
     "runs sync": ([], results.SyncTable, "".__eq__),
@@ -95,7 +94,7 @@ def test_stdout_is_the_documented_line(command: str, cli: Cli, trained: Trained)
     assert outcome.err
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"bench"}))  # has a test of its own
+@pytest.mark.parametrize("command", COMMANDS)
 def test_quiet_json_is_the_record_and_nothing_else(command: str, cli: Cli, trained: Trained) -> None:
     arguments, record, _ = COMMANDS[command]
     outcome = cli(*command.split(), *arguments, "--json", "--quiet", store=trained).succeeded()
@@ -579,7 +578,9 @@ def test_threads_soon_sleep_while_they_wait(variables: dict[str, str], expected:
     assert done.stdout.split() == [expected, "False"], done.stderr
 
 
-@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="beside a GPU malloc stays as it is")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.path.exists("/dev/nvidiactl"), reason="there malloc stays as it is"
+)
 @pytest.mark.parametrize(
     ("command", "variables", "starts"),
     [

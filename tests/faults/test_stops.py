@@ -9,6 +9,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from real_process import Start
 from run_store import Store
 
@@ -107,6 +108,7 @@ def test_ctrl_c_in_the_range_test(start: Start, tmp_path: Path) -> None:
     assert [step for step, _ in store.history(run_id, "val/acc")] == [1]
 
 
+@pytest.mark.slow
 def test_ctrl_c_when_all_seeds_are_trained(start: Start, tmp_path: Path) -> None:
     process = start(*FIT, "1", "--runs", "2", folder=tmp_path)
     process.until_it_says("drawing the figures")

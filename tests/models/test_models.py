@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from kept import kept_by
 
 from cifarkit.errors import UnknownName, UsageError
 from cifarkit.models import MODELS, build_model, find_model, lean
@@ -42,18 +43,29 @@ def test_layers_taken_together_train_as_they_do_alone(name: str, monkeypatch: py
     network = build_model(name, (3, 20, 20), 5).to(memory_format=torch.channels_last)
     images = torch.randn(8, 3, 20, 20).contiguous(memory_format=torch.channels_last)
     started = copy.deepcopy(network.state_dict())
-    results = []
+    results, kept = [], []
     for together in (True, False):
         monkeypatch.setattr(lean, "pays", lambda x, together=together: together)
         network.load_state_dict(started)
         torch.manual_seed(1)
         loss = network(images).square().mean()
         trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        kept.append(kept_by(network, images))
         gradients = torch.autograd.grad(loss, list(trained.values()))
         results.append(
             dict(zip(trained, gradients, strict=True)) | copy.deepcopy(dict(network.named_buffers()))
         )
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-5)
+    together, alone = kept
+    assert (together < alone) == (name != "resnet18")
+
+
+@pytest.mark.parametrize("name", ["speednet", "custom-resnet"])
+def test_compilers_take_a_training_as_a_whole(name: str) -> None:
+    network, images = build_model(name, (3, 16, 16), 5), torch.randn(4, 3, 16, 16)
+    logits = torch.compile(network, backend="eager", fullgraph=True)(images)
+    logits.sum().backward()
+    assert logits.shape == (4, 5)
 
 
 @pytest.mark.parametrize(("name", "side"), SMALLEST)
