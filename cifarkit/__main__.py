@@ -1,9 +1,11 @@
 """``cifarkit``, and ``python -m cifarkit``."""
 
+import atexit
 import contextlib
 import os
 import signal
 import sys
+from typing import NoReturn
 
 # Have glibc keep no small blocks for reuse: they lie between large ones that have been freed, which then do
 # not join, and no large one fits again. CPU trainings took a quarter more memory (benchmarks/README.md).
@@ -11,15 +13,30 @@ MALLOC = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 STARTED_AGAIN = "CIFARKIT_STARTED_AGAIN"
 
 
-def main() -> None:
+def main() -> NoReturn:
     """`cifarkit.cli.main`; until that has been loaded, Ctrl-C ends the process without a word."""
+    code = 1
+
+    def leave() -> NoReturn:
+        # Taking PyTorch apart, object by object, would take two seconds.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is to be ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.argv[1:2] == ["fit"]:
         _keep_large_blocks_together()
+    atexit.register(leave)  # first, to be called last
     from cifarkit.cli import main as run
 
-    run()
+    try:
+        run()
+    except SystemExit as leaving:
+        if isinstance(leaving.code, int):
+            code = leaving.code
+        raise
 
 
 def _keep_large_blocks_together() -> None:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -20,12 +16,9 @@ import pytest
 import torch
 from cli_harness import COLOURS, Outcome, Trained, artifact_names, colour_folder, is_picture, run
 from PIL import Image
-from real_process import environment
 
 from cifarkit import results
-from cifarkit.__main__ import MALLOC
 from cifarkit.augment.policies import POLICIES
-from cifarkit.cli import SPINS
 from cifarkit.data.image_set import ImageSet
 from cifarkit.errors import TrackingError
 from cifarkit.models import MODELS
@@ -149,63 +142,6 @@ def test_bench_writes_what_it_shows(cli: Cli, tmp_path: Path) -> None:
     assert result["target"]["target_reached"]
     for name in rows:
         assert name in outcome.err or name.split()[0] in outcome.err
-
-
-def findings(outcome: Outcome) -> dict[str, dict[str, Any]]:
-    return {finding["check"]: finding for finding in outcome.validated(results.Diagnosis)["findings"]}
-
-
-def test_doctor_finds_nothing_wrong_with_the_digits(cli: Cli, trained: Trained) -> None:
-    found = findings(cli("doctor", "--dataset", "digits", "--json", store=trained).succeeded())
-    assert {finding["status"] for check, finding in found.items() if check != "threads"} == {"ok"}
-    assert {
-        "packages", "device", "data files", "balance", "duplicates", "draws", "augmentation", "loader",
-        "tracking", "disk", "temporary files",
-    } <= set(found)  # fmt: skip
-    assert "1 thread" in found["threads"]["detail"] or found["threads"]["status"] == "warn"
-
-
-def test_doctor_says_what_is_wrong_with_a_folder(cli: Cli, tmp_path: Path) -> None:
-    colour_folder(tmp_path / "photos" / "train", {"red": (200, 0, 0)}, images=40, side=16)
-    colour_folder(tmp_path / "photos" / "train", {"blue": (0, 0, 200)}, images=4, side=16)
-    copied = tmp_path / "photos" / "test" / "blue" / "again.png"
-    copied.parent.mkdir(parents=True)
-    shutil.copy(tmp_path / "photos" / "train" / "blue" / "00.png", copied)
-    outcome = cli("doctor", "--dataset", "folder:photos", "--image-size", "16")
-    assert outcome.succeeded().line == "warn"
-    assert "40 (red) images a class" in outcome.err
-    assert "1 image of the test split in the training split, too" in outcome.err.replace("\n", " ").replace(
-        "  ", " "
-    )
-
-
-def test_doctor_says_what_to_do_about_a_damaged_image(cli: Cli, tmp_path: Path) -> None:
-    colour_folder(tmp_path / "photos", {"red": (200, 0, 0), "blue": (0, 0, 200)}, images=10, side=16)
-    (tmp_path / "photos" / "red" / "03.png").write_bytes(b"no picture")
-    outcome = cli("doctor", "--dataset", "folder:photos", "--image-size", "16", "--json")
-    found = findings(outcome.failed(1, "not fit to train: data files"))["data files"]
-    assert "03.png: cannot be read: not an image" in found["detail"]
-    assert found["remedy"] == "replace or remove it"
-
-
-def test_doctor_shows_where_a_check_failed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifarkit.sessions.doctor.disk", lambda uri: 1 / 0)
-    assert "ZeroDivisionError" not in cli("doctor", "--dataset", "digits").err
-    outcome = cli("doctor", "--dataset", "digits", "--debug")
-    assert outcome.code == 1
-    assert "ZeroDivisionError: division by zero" in outcome.err
-
-
-def test_doctor_fails_where_training_would(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    at = ("--tracking-uri", f"sqlite:///{tmp_path}/file/mlflow.db")
-    outcome = cli("doctor", "--data-dir", "nowhere", "--gpus", "9", *at)
-    outcome.failed(1, "not fit to train: device, data files, tracking")
-    assert outcome.out == "fail\n"
-    assert "-> cifarkit data download cifar10" in outcome.err
-    outcome = cli("doctor", "--dataset", "folder:nowhere")
-    assert outcome.code == 1
-    assert "check --dataset and --data-dir" in " ".join(outcome.err.split())
 
 
 def test_sync_says_what_it_could_not_send(cli: Cli, tmp_path: Path) -> None:
@@ -556,56 +492,3 @@ def test_names_that_a_terminal_cannot_write(tmp_path: Path) -> None:
     command = ["data", "stats", "folder:photos", "--image-size", "16"]
     outcome = run(command, tmp_path, PYTHONIOENCODING="ascii").succeeded()
     assert "\\xd6l" in outcome.out
-
-
-# -- threads --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [({}, SPINS), ({"GOMP_SPINCOUNT": "9"}, "9"), ({"OMP_WAIT_POLICY": "active"}, "None")],
-)
-def test_threads_soon_sleep_while_they_wait(variables: dict[str, str], expected: str) -> None:
-    known = environment(**variables)
-    for name in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} - variables.keys():
-        known.pop(name, None)
-    told = (
-        "import os, sys, cifarkit.cli as cli\n"
-        "cli.run = lambda arguments: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)\n"
-        "cli.main()"
-    )
-    done = subprocess.run([sys.executable, "-c", told], env=known, capture_output=True, text=True)
-    assert done.stdout.split() == [expected, "False"], done.stderr
-
-
-@pytest.mark.skipif(
-    sys.platform != "linux" or os.path.exists("/dev/nvidiactl"), reason="there malloc stays as it is"
-)
-@pytest.mark.parametrize(
-    ("command", "variables", "starts"),
-    [
-        ("fit", {}, ["None", MALLOC]),
-        ("fit", {"GLIBC_TUNABLES": "glibc.malloc.perturb=0"}, ["glibc.malloc.perturb=0"]),
-        ("recipes", {}, ["None"]),
-    ],
-)
-def test_trainings_start_once_more_with_a_malloc_of_their_own(
-    command: str, variables: dict[str, str], starts: list[str], tmp_path: Path
-) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "print(os.getpid(), os.environ.get('GLIBC_TUNABLES'), *sys.orig_argv[1:], file=open('starts', 'a'))\n"
-    )
-    known = environment(PYTHONPATH=str(tmp_path), **variables)
-    if not variables:
-        known.pop("GLIBC_TUNABLES", None)
-    arguments = ["-m", "cifarkit", command, "--no-such-option"]
-    done = subprocess.run(
-        [sys.executable, *arguments], env=known, cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "No such option" in done.stderr
-    seen = [line.split() for line in (tmp_path / "starts").read_text().splitlines()]
-    assert [malloc for _, malloc, *_ in seen] == starts
-    assert all(rest == arguments for _, _, *rest in seen)
-    assert len({process for process, *_ in seen}) == 1
