@@ -52,7 +52,7 @@ def evaluate(
         f"{scores.dataset}, {scores.split} split, {scores.samples:,} images: "
         f"top-1 {percent(scores.top1)} ({percent(scores.top1_low)} to {percent(scores.top1_high)} with 95% "
         f"confidence), top-5 {percent(scores.top5)}, loss {scores.loss:.4f}, "
-        f"ECE {percent(scores.ece)}" + (", with test-time augmentation" if scores.tta else "")
+        f"calibration error {percent(scores.ece)}" + (", with test-time augmentation" if scores.tta else "")
     )
     terminal.show(_table(scores.per_class))
     if scores.test_looks is not None:
