@@ -15,20 +15,14 @@ STARTED_AGAIN = "CIFARKIT_STARTED_AGAIN"
 
 def main() -> NoReturn:
     """`cifarkit.cli.main`; until that has been loaded, Ctrl-C ends the process without a word."""
-    code = 1
-
-    def leave() -> NoReturn:
-        # Taking PyTorch apart, object by object, would take two seconds.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(code)
-
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is to be ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.argv[1:2] == ["fit"]:
         _keep_large_blocks_together()
-    atexit.register(leave)  # first, to be called last
+    code = 1
+    # First, to be called last. Taking PyTorch apart, object by object, would take two seconds.
+    atexit.register(lambda: leave(code))
+    from cifarkit.cli import leave
     from cifarkit.cli import main as run
 
     try:

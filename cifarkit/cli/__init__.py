@@ -88,12 +88,17 @@ def main() -> NoReturn:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     code = run(sys.argv[1:])
     if code in (Interrupted.exit_code, Terminated.exit_code):
-        # Nobody who asked to stop is made to wait for a thread that waits for a server.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                stream.flush()
-        os._exit(code)
+        leave(code)  # nobody who asked to stop is made to wait for a thread that waits for a server
     sys.exit(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with this exit code at once: what has been said is written, no thread is waited for."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # as it is where it was closed before the start
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -148,17 +148,18 @@ def _gradients(
         of_weight = weight_gradient(F.pad(images, (padding,) * 4), gradient)
     by_torch = (needed[0], needed[1] and not unfolds, False)
     if any(by_torch):
-        layer = (
-            None,
-            (1, 1),
-            (padding,) * 2,
-            (1, 1),
-            False,
-            (0, 0),
-            1,
-        )  # bias, stride, padding, dilation, ...
         of_images, its_of_weight, _ = torch.ops.aten.convolution_backward(
-            gradient, images, weight, *layer, by_torch
+            gradient,
+            images,
+            weight,
+            bias_sizes=None,
+            stride=(1, 1),
+            padding=(padding,) * 2,
+            dilation=(1, 1),
+            transposed=False,
+            output_padding=(0, 0),
+            groups=1,
+            output_mask=by_torch,
         )
         of_weight = of_weight if unfolds else its_of_weight
     return of_images, of_weight

@@ -92,3 +92,10 @@ main()
     assert done.returncode == code
     assert done.stdout.split("\n") == ["answered", "finished", ""]
     assert done.stderr.strip().endswith(said)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_it_ends_well_with_streams_that_were_closed(closed: str) -> None:
+    command = f"{sys.executable} -m cifarkit --version {closed}"
+    done = subprocess.run(command, shell=True, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
