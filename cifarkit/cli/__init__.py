@@ -81,6 +81,9 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
         signal.signal(signal.SIGINT, _interrupted)
     sys.unraisablehook = _send_again
+    # Python has None for what was closed before the start: what is said there is lost, and nothing else.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         # Names of classes need not be ASCII where the terminal is.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -95,9 +98,8 @@ def main() -> NoReturn:
 def leave(code: int) -> NoReturn:
     """End the process with this exit code at once: what has been said is written, no thread is waited for."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # as it is where it was closed before the start
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)
 
 

@@ -94,8 +94,9 @@ main()
     assert done.stderr.strip().endswith(said)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_it_ends_well_with_streams_that_were_closed(closed: str) -> None:
-    command = f"{sys.executable} -m cifarkit --version {closed}"
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_it_does_its_work_with_streams_that_were_closed(closed: str) -> None:
+    command = f"{sys.executable} -m cifarkit recipes {closed}"
     done = subprocess.run(command, shell=True, env=environment(), capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert "Error" not in done.stderr
