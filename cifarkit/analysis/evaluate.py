@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from cifarkit.analysis.predictions import Predictions
 from cifarkit.intervals import accuracy_interval
@@ -23,6 +22,9 @@ def evaluate(
     test_looks: int | None = None,
 ) -> Evaluation:
     """Every score of one set of predictions."""
+    # Not before: it takes half a second, and a training does not wait for its scores.
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     labels, predicted = predictions.labels, predictions.predicted
     names = list(range(len(predictions.classes)))
     precision, recall, f1, support = precision_recall_fscore_support(

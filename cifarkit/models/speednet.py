@@ -113,9 +113,9 @@ class SpeedNet(nn.Module):
         """
         k, channels = WHITEN_KERNEL, images.shape[1]
         patches = images.float().unfold(2, k, 1).unfold(3, k, 1)
-        flat = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * k * k)
+        flat = patches.permute(1, 4, 5, 0, 2, 3).reshape(channels * k * k, -1)
         # In float64 on the host, where small eigenvalues keep their digits.
-        values, vectors = torch.linalg.eigh((flat.T @ flat / len(flat)).double().cpu())
+        values, vectors = torch.linalg.eigh((flat @ flat.T / flat.shape[1]).double().cpu())
         filters = (vectors / (values + eps).sqrt()).T.reshape(-1, channels, k, k)
         self.whiten.weight.copy_(torch.cat([filters, -filters]))
 

@@ -94,6 +94,26 @@ main()
     assert done.stderr.strip().endswith(said)
 
 
+def test_what_stays_is_not_searched_for_garbage() -> None:
+    program = """
+import gc
+import cifarkit.cli
+from cifarkit.__main__ import main
+
+def command():
+    before = gc.get_stats()
+    imported = [[] for _ in range(1_000_000)]
+    print(*(now["collections"] - then["collections"] for now, then in zip(gc.get_stats(), before)))
+
+cifarkit.cli.main = command
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True)
+    young, _, old = map(int, done.stdout.split())
+    assert young > 100, "cycles of a training's tensors are still found"
+    assert old == 0
+
+
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_it_does_its_work_with_streams_that_were_closed(closed: str) -> None:
     command = f"{sys.executable} -m cifarkit recipes {closed}"
