@@ -224,9 +224,9 @@ def end_vanished(client: Any, experiment: str, ends: Ends | None = None) -> list
         if PROCESS in run.data.tags and not is_alive(run):
             run_id = run.info.run_id
             beat = run.data.tags.get(HEARTBEAT)
-            status, milliseconds = (ends or {}).get(
-                run_id, ("FAILED", int(1000 * float(beat)) if beat else None)
-            )
+            # The first beat is that of its start, in whole seconds.
+            last_seen = max(run.info.start_time, int(1000 * float(beat))) if beat else None
+            status, milliseconds = (ends or {}).get(run_id, ("FAILED", last_seen))
             if run_id not in (ends or {}):
                 client.set_tag(run_id, ERROR, f"its process ({describe(run.data.tags[PROCESS])}) is gone")
             client.set_terminated(run_id, status, milliseconds)

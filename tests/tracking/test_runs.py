@@ -135,6 +135,15 @@ def test_a_run_whose_process_is_gone_gets_a_true_end(client: Any, add_run: Any) 
     assert end_vanished(client, experiment) == []
 
 
+@pytest.mark.parametrize(("beat", "end"), [(1000, 1_001_000), (1031, 1_031_000)])
+def test_a_run_that_is_gone_ends_with_its_last_beat(beat: int, end: int, client: Any, add_run: Any) -> None:
+    tags = {tracking.PROCESS: f"{HERE}/999999999@1", HEARTBEAT: str(beat)}
+    gone = add_run("RUNNING", tags=FIT | tags)
+    end_vanished(client, tracking.experiment_id(client, EXPERIMENT))
+    info = client.get_run(gone).info
+    assert (info.start_time, info.end_time) == (1_001_000, end)
+
+
 def test_a_run_that_noted_its_end_gets_that_one(client: Any, add_run: Any, recorder: RunRecorder) -> None:
     gone = add_run("RUNNING", tags=FIT | {tracking.PROCESS: f"{HERE}/999999999@1"})
     journal = Journal(run_folder(gone))
