@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 
+NO_END = 10_000
+# What a terminal echoes of Ctrl-C would move the rest of a full line, and what is redrawn, to the next.
+ECHO = len("^C")
 WAITING_TOO_LONG = 0.3
 # Off a terminal, so long nothing is said of something that takes long.
 SILENT_SECONDS = 30
@@ -63,6 +66,11 @@ class Terminal:
         terminal.live, terminal.console = True, Console(file=io.StringIO(), force_terminal=True)
         return terminal
 
+    @property
+    def width(self) -> int:
+        """Letters in a line; off a terminal there is no end to it."""
+        return self.console.width if self.console.is_terminal else NO_END
+
     def say(self, text: str) -> None:
         self.console.print(text)
 
@@ -78,7 +86,7 @@ class Terminal:
 
     def show(self, renderable: Any) -> None:
         """A table or other rich object."""
-        self.console.print(renderable)
+        self.console.print(renderable, width=self.width)
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -191,7 +199,7 @@ class EpochTable:
         self.val_split, self.target_acc = val_split, target_acc
         self.rows: list[EpochRow] = list(earlier)
         self.first_report: tuple[int, int, float] | None = None
-        self.estimated = self.waited = False
+        self.estimated = self.waited = self.headed = False
         self.stopped = ""
         self.bar = Progress(
             SpinnerColumn(),
@@ -208,11 +216,6 @@ class EpochTable:
 
             self._live = Live(self._render(), console=self.terminal.console, refresh_per_second=4)
             self._live.start()
-        elif not self.terminal.quiet:
-            self.terminal.say(
-                f"epoch   train loss  train acc {f'{self.val_split} loss':>10} {f'{self.val_split} acc':>9}"
-                "         lr  images/s   time  left"
-            )
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -258,6 +261,13 @@ class EpochTable:
         if self._live:
             self._live.update(self._render())
         else:
+            if not self.headed:
+                self.headed = True
+                self.terminal.say(
+                    "epoch   train loss  train acc "
+                    f"{f'{self.val_split} loss':>10} {f'{self.val_split} acc':>9}"
+                    "         lr  images/s   time  left"
+                )
             self.terminal.say(self._line(row, best))
         if self.workers and row.waiting_share > WAITING_TOO_LONG and not self.waited:
             self.waited = True
@@ -265,7 +275,7 @@ class EpochTable:
                 f"{row.waiting_share:.0%} of the time the model waited for images; raise --workers, or leave "
                 "it out so that data that fits stays on the device"
             )
-        if self.target_acc and row.val_acc < self.target_acc and row.epoch in self.ends[:-1]:
+        if self.target_acc and self._goes_on(row):
             self.terminal.say(
                 f"{percent(self.target_acc)} is not reached: going on to epoch {self._end(row.epoch + 1)} "
                 "with these weights"
@@ -275,10 +285,14 @@ class EpochTable:
         """Where the training will end that is in ``epoch`` now, as far as one knows."""
         return next((end for end in self.ends if end >= epoch), self.ends[-1])
 
+    def _goes_on(self, row: EpochRow) -> bool:
+        """Whether a training goes on that could have ended with this epoch."""
+        return row.epoch in self.ends[:-1] and row.val_acc < (self.target_acc or 0)
+
     def _left(self, row: EpochRow) -> float:
         """Seconds to the last epoch if the coming ones take the time of this one for the same work."""
         pace = row.epoch_seconds / self.work(row.epoch - 1, row.epoch)
-        return pace * self.work(row.epoch, self._end(row.epoch))
+        return pace * self.work(row.epoch, self._end(row.epoch + self._goes_on(row)))
 
     def _line(self, row: EpochRow, best: bool) -> str:
         val_acc = percent(row.val_acc, about=row.val_sampled)
@@ -290,6 +304,7 @@ class EpochTable:
 
     def _render(self, everything: bool = False) -> Group:
         from rich.console import Group
+        from rich.constrain import Constrain
         from rich.table import Table
 
         split, width = self.val_split, self.terminal.console.width
@@ -319,4 +334,4 @@ class EpochTable:
                 duration(self._left(row)),
             )
             table.add_row(*compress(cells, shown), style="bold green" if mark else "")
-        return Group(table, self.bar) if self.bar.tasks else Group(table)
+        return Group(table, Constrain(self.bar, width - ECHO)) if self.bar.tasks else Group(table)

@@ -95,7 +95,8 @@ def open_subject(
     """A checkpoint with the images of one split.
 
     Args:
-        split: ``train``, ``val`` or ``test``; None takes the split its validation numbers come from.
+        split: ``train``, ``val`` or ``test``; None takes the split its validation numbers come from, of
+            another data set the test split.
         dataset: None takes the one it was trained on.
         files: it will be asked about image files; no data set is read.
 
@@ -108,22 +109,27 @@ def open_subject(
         return Subject(checkpoint, None, run_id)
     story = checkpoint.story
     source = find_dataset(dataset or story.dataset, story.image_size)
-    images = load_split(source, data_dir, split or story.val_split, story.val_size, story.plan.seed)
+    split = split or (story.val_split if source.name == story.dataset else "test")
+    images = load_split(source, data_dir, split, story.val_size, story.plan.seed)
     trained = story.preprocessing
     name = f"run {run_id[:8]}" if run_id else str(path)
     if images.classes != trained.classes or images.image_shape != trained.image_shape:
+        renamed = [
+            f"{o!r} for {n!r}" for o, n in zip(images.classes, trained.classes, strict=False) if o != n
+        ]
         raise CheckpointError(
             f"{name} was trained on {story.dataset} ({len(trained.classes)} classes, "
             f"{_shape(trained.image_shape)}), not on {source.name} ({len(images.classes)} classes, "
-            f"{_shape(images.image_shape)})"
+            f"{_shape(images.image_shape)}{f'; {renamed[0]}' if renamed else ''})"
         )
     # Images that moved from one split to another would be measured although they were trained on.
     known = {"train": story.fingerprint, story.val_split: story.val_fingerprint}
-    if dataset is None and known.get(images.split, "") not in ("", images.fingerprint):
-        # Images held out now may be among those it was trained on.
+    # Held-out images of other data may be among those it was trained on.
+    by_right = dataset is None or images.split == "val"
+    if by_right and known.get(images.split, "") not in ("", images.fingerprint):
         remedy = f"; to measure it on them all the same, say --dataset {story.dataset}"
         raise CheckpointError(
-            f"the {images.split} images of {story.dataset} are not those that {name} was trained with"
+            f"the {images.split} images of {source.name} are not those that {name} was trained with"
             + (remedy if images.split == "test" else "")
         )
     return Subject(checkpoint, images, run_id)

@@ -58,13 +58,13 @@ def check_size(policy: Policy, height: int, width: int) -> None:
     """Make sure that images of ``height`` x ``width`` pixels are large enough for every op.
 
     Raises:
-        UsageError: a cutout does not fit in, padding reflects more than there is, or a quadrilateral
+        UsageError: a cutout would leave nothing, padding reflects more than there is, or a quadrilateral
             could shrink to less than 2 pixels.
     """
     for op in policy:
         match op:
             case Cutout(size=size):
-                least = size
+                least = size + 1
             case PadCrop(padding=padding):
                 least = padding + 1
             case Perspective():

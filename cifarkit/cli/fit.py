@@ -255,7 +255,7 @@ def check_target(target_acc: float | None) -> None:
     """Raises: UsageError."""
     if target_acc is None or 0 < target_acc <= 1:
         return
-    hint = f"; did you mean {target_acc / 100:g}?" if 1 < target_acc <= 100 else ""
+    hint = f"; did you mean {target_acc / 100:g}?" if 10 <= target_acc <= 100 else ""
     raise UsageError(f"--target-acc is a fraction between 0 and 1, not {target_acc:g}{hint}")
 
 

@@ -12,6 +12,9 @@ from cifarkit.console import Terminal, duration, percent
 from cifarkit.errors import TrackingError
 from cifarkit.results import RunTable, Synced, SyncTable
 
+# Letters of all columns but the name, with the gaps between them.
+BESIDE_NAME = 8 + 16 + 8 + 8 + 4 + 8 + 6
+
 app = typer.Typer(
     help="List the fits of an experiment; send what has not been recorded yet.", no_args_is_help=True
 )
@@ -41,7 +44,9 @@ def list_(
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for heading in ("run", "began", "status"):
         table.add_column(heading, min_width=8, no_wrap=True)
-    table.add_column("name", no_wrap=True, overflow="ellipsis")
+    table.add_column(
+        "name", no_wrap=True, overflow="ellipsis", max_width=max(8, terminal.width - BESIDE_NAME)
+    )
     table.add_column("accuracy", justify="right", min_width=8, no_wrap=True)
     table.add_column("on", no_wrap=True)
     table.add_column("training", justify="right", min_width=8, no_wrap=True)

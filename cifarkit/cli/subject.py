@@ -84,7 +84,9 @@ def opened(
         path = checkpoint_of_run(client, found, Path(folder))
         subject = open_subject(path, data_dir, run_id=run_id, **places)
         if subject.data is not None and subject.data.split == "test":
-            subject = replace(subject, note_look=partial(tracking.count_look, client, found))
+            subject = replace(
+                subject, note_look=partial(tracking.count_look, client, found, subject.data.name)
+            )
     out = Folder(output / run_id[:8])
     yield subject, out, hardware
     with terminal.busy(f"adding the results to run {run_id[:8]}"):

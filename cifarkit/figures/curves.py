@@ -23,7 +23,7 @@ from cifarkit.figures.canvas import (
     say_nothing_to_show,
     tidy,
 )
-from cifarkit.results import EpochRow, LrCurve, merit
+from cifarkit.results import EpochRow, LrCurve, merit, short_name
 
 MARKERS = "osD^vP"
 DASHES = ("-", "--", "-.", ":")
@@ -44,7 +44,7 @@ def lr_range_test(curve: LrCurve) -> Figure:
     figure = new_figure(7, 4.2)
     ax = figure.add_subplot()
     tidy(ax, grid="y")
-    title = f"Learning-rate range test: {curve.model}, {curve.dataset}, {curve.optimizer}"
+    title = f"Learning-rate range test: {curve.model}, {short_name(curve.dataset)}, {curve.optimizer}"
     lrs, losses, smoothed = (_finite(values) for values in (curve.lrs, curve.losses, curve.smoothed))
     # A smoothing that met one NaN may have spread it over the whole curve.
     trend = smoothed if np.isfinite(smoothed).any() else losses

@@ -95,15 +95,22 @@ def build_scheduler(schedule: Schedule, optimizer: Optimizer, ends: Sequence[int
         return RESTART * Linear().factor(step - begin, end - begin)
 
     class Course(LambdaLR):
-        """Moves momentum along with the rate."""
+        """Moves momentum along with the rate; Muon's groups keep their own."""
 
         def get_lr(self) -> list[Any]:
             momentum = schedule.momentum(min(self.last_epoch, ends[0]), ends[0])
             for group in self.optimizer.param_groups if momentum is not None else ():
                 if "betas" in group:
                     group["betas"] = (momentum, *group["betas"][1:])
-                else:
+                elif "filters" not in group:
                     group["momentum"] = momentum
             return super().get_lr()
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            super().load_state_dict(state_dict)
+            # What was to be the last step of all may be the first of another leg now.
+            self._last_lr = [base * factor(self.last_epoch) for base in self.base_lrs]
+            for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+                group["lr"] = lr
 
     return Course(optimizer, factor)

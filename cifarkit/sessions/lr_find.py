@@ -67,5 +67,7 @@ def run_lr_find(
         curve = replace(curve, figure=str(path))
         out.report("lr_range_test.json", to_json(curve))
         recorder.log_reports(out.written)
+        if curve.suggestion is None:
+            terminal.say(f"figure: {curve.figure}")
         recorder.log_metrics({"suggested_lr": choose(curve.rules, rule)})
     return curve

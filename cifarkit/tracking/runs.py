@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -138,24 +139,35 @@ def other_experiments(client: Any) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def count_look(client: Any, run: Any) -> int | None:
-    """Note that a run is measured on the test split once more.
+def count_look(client: Any, run: Any, dataset: str) -> int | None:
+    """Note that a run is measured on the test split of a data set once more.
 
     Returns:
         How often that has happened in its experiment with this data set; None where the store cannot tell.
     """
     try:
-        asked = len(client.get_metric_history(run.info.run_id, ASKED)) + 1
-        client.log_metric(run.info.run_id, ASKED, asked, step=asked)
-        # By its history, because of two processes at once one may overwrite the other's number.
-        return sum(
-            int(each.data.metrics.get(LOOKS, 0))
-            + (len(client.get_metric_history(each.info.run_id, ASKED)) if ASKED in each.data.metrics else 0)
-            for each in _fits(client, run.info.experiment_id)
-            if each.data.tags.get("dataset") == run.data.tags.get("dataset")
-        )
+        name = _asked_of(run, dataset)
+        asked = len(client.get_metric_history(run.info.run_id, name)) + 1
+        client.log_metric(run.info.run_id, name, asked, step=asked)
+        looks = 0
+        for each in _fits(client, run.info.experiment_id):
+            name = _asked_of(each, dataset)
+            if name == ASKED:
+                looks += int(each.data.metrics.get(LOOKS, 0))
+            if name in each.data.metrics:
+                # By its history, because of two processes at once one may overwrite the other's number.
+                looks += len(client.get_metric_history(each.info.run_id, name))
+        return looks
     except Exception:  # the answer itself does not depend on it
         return None
+
+
+def _asked_of(run: Any, dataset: str) -> str:
+    """The metric that counts how often a run was asked about a data set: another than its own goes by a hash,
+    because not every letter of a path is allowed there."""
+    if dataset == run.data.tags.get("dataset"):
+        return ASKED
+    return f"{ASKED}_{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
 
 
 def _fits(client: Any, experiment: str) -> list[Any]:

@@ -12,6 +12,7 @@ from cifarkit.errors import CifarkitError, UnknownName, UsageError
 from cifarkit.recipes import Recipe
 
 STEPS = 100
+SCATTER = 2  # medians of what losses leap from step to step; of mere noise, one curve in twenty falls further
 RULE = "valley"
 
 
@@ -80,12 +81,20 @@ RULES: dict[str, Callable[[list[float], list[float]], float | None]] = {
 
 
 def suggest(lrs: list[float], losses: list[float]) -> dict[str, float | None]:
-    """What every rule makes of the curve; losses that are no numbers are left out."""
+    """What every rule makes of the curve; losses that are no numbers are left out.
+
+    No rule makes anything of a curve whose average falls by less than `SCATTER`.
+    """
     finite = [i for i, loss in enumerate(losses) if math.isfinite(loss)]
     if len(finite) < 10:
         return dict.fromkeys(RULES)
-    lrs = [lrs[i] for i in finite]
-    smoothed = smooth(lrs, [losses[i] for i in finite])
+    lrs, losses = [lrs[i] for i in finite], [losses[i] for i in finite]
+    smoothed = smooth(lrs, losses)
+    fall = (np.maximum.accumulate(smoothed) - smoothed).max()
+    # Of the median, because the end of a curve may leap.
+    scatter = np.median(np.abs(np.diff(losses)))
+    if fall <= SCATTER * scatter:
+        return dict.fromkeys(RULES)
     return {name: rule(lrs, smoothed) for name, rule in RULES.items()}
 
 
@@ -99,9 +108,11 @@ def choose(rules: dict[str, float | None], rule: str) -> float:
     check_rule(rule)
     lr = rules[rule]
     if lr is None:
+        others = ", ".join(f"{name}: {other:.3g}" for name, other in rules.items() if other is not None)
         raise CifarkitError(
             f"the range test gives the rule {rule!r} nothing to go by: the loss never fell, or diverged at "
-            "once; give `lr-find` another --min-lr and --max-lr, or `fit` a number for --lr"
+            "once; give `lr-find` another --min-lr and --max-lr"
+            f"{f' or --rule ({others})' if others else ''}, or `fit` a number for --lr"
         )
     return lr
 

@@ -185,7 +185,7 @@ def test_draws_keep_their_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "side"), [(Cutout(8), 7), (PadCrop(4), 4), (Perspective(), 5), (Rotate(), 1)], ids=str
+    ("op", "side"), [(Cutout(8), 8), (PadCrop(4), 4), (Perspective(), 5), (Rotate(), 1)], ids=str
 )
 def test_images_that_are_too_small_are_refused(op: Op, side: int) -> None:
     augment = Batched((Normalize(), op), MEAN, STD, SEED)

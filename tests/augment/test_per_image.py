@@ -99,7 +99,7 @@ def test_worker_processes_make_the_same_batches() -> None:
 
 
 def test_an_image_that_is_too_small_is_refused() -> None:
-    with pytest.raises(UsageError, match="at least 8 x 8"):
+    with pytest.raises(UsageError, match="at least 9 x 9"):
         PerImage((Normalize(), Cutout(8)), MEAN, STD, 0)(noise(1, 8, 7, 3)[0], 0, 0)
     with pytest.raises(UsageError, match="begins with"):
         PerImage((FlipLR(),), MEAN, STD, 0)

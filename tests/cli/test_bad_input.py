@@ -43,7 +43,7 @@ WRONG_USAGE = [
         "fit --dataset digits --recipe fast --model small-cnn --batch-size 1100",
         ["1100", "1006 of 1437 training images that an epoch shows", "--batch-size 251"],
     ),
-    ("fit --dataset digits --policy airbench96", ["Cutout", "at least 12 x 12 pixels, not 8 x 8"]),
+    ("fit --dataset digits --policy airbench96", ["Cutout", "at least 13 x 13 pixels, not 8 x 8"]),
     ("fit --dataset digits --val-size 5000", ["cannot hold out 5000", "between 10 and 1427"]),
     ("fit --dataset digits --val-size 3", ["cannot hold out 3"]),
     ("fit --dataset digits --val-size -1", ["--val-size"]),
@@ -55,6 +55,7 @@ WRONG_USAGE = [
     ("fit --dataset digits --lr inf", ["positive number, not inf"]),
     ("fit --dataset digits --lr abc", ["number or 'auto', not 'abc'"]),
     ("fit --dataset digits --target-acc 90", ["fraction", "did you mean 0.9?"]),
+    ("fit --dataset digits --target-acc 1.01", ["fraction between 0 and 1, not 1.01"]),
     ("fit --dataset digits --target-acc 0", ["fraction between 0 and 1, not 0"]),
     ("fit --dataset digits --target-acc -1", ["fraction between 0 and 1, not -1"]),
     ("fit --dataset digits --max-epochs 9", ["--max-epochs goes with --target-acc"]),
@@ -353,7 +354,7 @@ def test_checkpoints_of_others(cli: Cli, tmp_path: Path) -> None:
 def test_a_data_set_with_other_classes(cli: Cli, trained: Trained, tmp_path: Path) -> None:
     root = colour_folder(tmp_path / "colours", COLOURS, 3, 16)
     outcome = cli("eval", "--dataset", f"folder:{root}", store=trained)
-    outcome.failed(1, "was trained on digits (10 classes", "(3 classes")
+    outcome.failed(1, "was trained on digits (10 classes", "(3 classes", "; 'blue' for '0')")
 
 
 # -- places that cannot be used -------------------------------------------------------------------

@@ -214,11 +214,11 @@ def test_lr_find_records_a_run(cli: Cli, tmp_path: Path) -> None:
 
 def test_a_range_test_that_finds_nothing_shows_what_it_saw(cli: Cli, tmp_path: Path) -> None:
     rates = ("--min-lr", "1e30", "--max-lr", "1e35", "--steps", "12")
-    cli("lr-find", "--dataset", "digits", "--optimizer", "sgd", *rates).failed(
-        1, "'valley' nothing to go by", "--min-lr"
-    )
+    outcome = cli("lr-find", "--dataset", "digits", "--optimizer", "sgd", *rates)
+    outcome.failed(1, "'valley' nothing to go by", "--min-lr")
     (picture,) = (tmp_path / "figures").rglob("*.png")
     assert is_picture(picture)
+    assert f"figure: {picture.relative_to(tmp_path)}" in outcome.err
     (run,) = mlflow.MlflowClient().search_runs(["1"])
     assert run.info.status == "FAILED"
     assert "figures/lr_range_test.png" in artifact_names(mlflow.MlflowClient(), run.info.run_id)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from cifarkit import results
 from cifarkit.cli.choices import resolve
 from cifarkit.cli.fit import plan
 from cifarkit.console import Terminal
+from cifarkit.data.datasets import DATASETS
+from cifarkit.data.digits import DigitsSource
+from cifarkit.data.image_set import ImageSet
 from cifarkit.models import MODELS, Model
 from cifarkit.recipes import RECIPES
 from cifarkit.recipes.recipe import PRECISIONS
@@ -135,6 +139,35 @@ def test_several_seeds_do_not_go_on_with_other_test_images(cli: Cli, tmp_path: P
     shutil.copy(tmp_path / "photos/test/red/00.png", tmp_path / "photos/test/red/01.png")
     cli("fit", "--resume", run_id).failed(1, f"run {run_id[:8]} was validated on other images")
     assert store.statuses == before
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_held_out_images_are_those_of_the_training(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set that differs by one image is cut otherwise: what it holds out may have been trained on."""
+
+    class Fewer(DigitsSource):
+        def load(self, name: str, data_dir: Path, split: str) -> ImageSet:
+            images = super().load(name, data_dir, split)
+            return images.take(range(1, len(images)))
+
+    run_id = cli(*FIT, "--epochs", "1", "--val-size", "200").succeeded().line
+    digits = DATASETS["digits"]
+    monkeypatch.setitem(DATASETS, "again", replace(digits, name="again"))
+    monkeypatch.setitem(DATASETS, "fewer", replace(digits, name="fewer", source=Fewer()))
+    for options, split, samples, looks in [
+        ((), "val", 200, None),
+        (("--dataset", "digits"), "val", 200, None),
+        (("--dataset", "again", "--split", "val"), "val", 200, None),
+        (("--dataset", "again"), "test", 360, 1),
+        (("--dataset", "fewer"), "test", 359, 1),
+        (("--dataset", "fewer"), "test", 359, 2),
+    ]:
+        scores = cli("eval", "--run", run_id, *options, "--json").validated(results.Evaluation)
+        assert (scores["split"], scores["samples"], scores["test_looks"]) == (split, samples, looks)
+    refused = cli("eval", "--run", run_id, "--dataset", "fewer", "--split", "val")
+    refused.failed(1, f"the val images of fewer are not those that run {run_id[:8]} was trained with")
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -327,7 +360,7 @@ def test_a_folder_of_images_is_data_like_any_other(cli: Cli, tmp_path: Path) -> 
     assert stats.validated(results.DataStats)["image_shape"] == [3, 20, 20]
     assert is_picture(tmp_path / cli("data", "preview", name, "--count", "3").succeeded().line)
     # With a batch that suits so few.
-    cli("lr-find", "--dataset", name, "--image-size", "20", "--steps", "30").succeeded()
+    cli("lr-find", "--dataset", name, "--image-size", "20").succeeded()
 
 
 def test_a_run_in_a_repository_names_its_commit(cli: Cli, tmp_path: Path) -> None:

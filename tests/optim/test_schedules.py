@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from cifarkit.models import build_model
+from cifarkit.optim import build_optimizer
 from cifarkit.optim.schedules import RESTART, Linear, OneCycle, Schedule, build_scheduler
 
 PEAK = 0.5
@@ -97,6 +100,34 @@ def test_a_training_that_goes_on_falls_again_from_half_the_peak(schedule: Schedu
     assert rates[:10] == pytest.approx([PEAK * schedule.factor(step, 10) for step in range(10)])
     assert rates[10:15] == pytest.approx([PEAK * RESTART * (1 - step / 5) for step in range(5)])
     assert rates[15:] == pytest.approx([PEAK * RESTART * (1 - step / 4) for step in range(5)])
+
+
+@pytest.mark.parametrize("stopped", [7, 10, 15])
+def test_a_training_that_may_go_on_further_takes_its_next_step_at_the_next_rate(stopped: int) -> None:
+    def at_work(ends: list[int]) -> tuple[Any, Any]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
+        return optimizer, build_scheduler(Linear(), optimizer, ends)
+
+    before, undisturbed = at_work([10, 15]), at_work([10, 15, 19])
+    for optimizer, scheduler in (before, undisturbed):
+        for _ in range(stopped):
+            optimizer.step()
+            scheduler.step()
+    resumed = at_work([10, 15, 19])
+    for kept, part in zip(before, resumed, strict=True):
+        part.load_state_dict(kept.state_dict())
+    for optimizer, scheduler in (resumed, undisturbed):
+        assert scheduler.get_last_lr() == [optimizer.param_groups[0]["lr"]]
+    assert resumed[1].get_last_lr() == undisturbed[1].get_last_lr()
+
+
+def test_muon_keeps_its_momenta() -> None:
+    optimizer = build_optimizer("muon", build_model("small-cnn", (1, 8, 8), 10), PEAK, 0.0, 64)
+    momenta = [group["momentum"] for group in optimizer.param_groups]
+    scheduler = build_scheduler(OneCycle(), optimizer, [10])
+    optimizer.step()
+    scheduler.step()
+    assert [group["momentum"] for group in optimizer.param_groups] == momenta
 
 
 def test_linear_falls_from_the_peak_to_nothing() -> None:

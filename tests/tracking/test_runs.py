@@ -222,30 +222,37 @@ def test_looks_at_the_test_split_are_counted_over_an_experiment(
             recorder.on_epoch(row(epoch), True)
         recorder.on_epoch(replace(row(4), val_split="val"), True)
     assert client.get_run(run_id).data.metrics["test_looks"] == 3
-    assert tracking.count_look(client, client.get_run(run_id)) == 4
+    assert tracking.count_look(client, client.get_run(run_id), "digits") == 4
     other = add_run()
-    assert tracking.count_look(client, client.get_run(other)) == 5
-    assert tracking.count_look(client, client.get_run(run_id)) == 6
+    assert tracking.count_look(client, client.get_run(other), "digits") == 5
+    assert tracking.count_look(client, client.get_run(run_id), "digits") == 6
     asked = client.get_run(run_id).data.metrics
     assert (asked["test_looks"], asked["test_looks_asked"]) == (3, 2)
     # A training that goes on counts its epochs, and forgets no question.
     client.log_metric(run_id, "test_looks", 4, step=5)
-    assert tracking.count_look(client, client.get_run(run_id)) == 8
+    assert tracking.count_look(client, client.get_run(run_id), "digits") == 8
 
 
 def test_looks_at_other_data_sets_do_not_count(client: Any, add_run: Any) -> None:
     digits, photos = (add_run(tags=FIT | {"dataset": name}) for name in ("digits", "folder:photos"))
-    for expected in (1, 2):
-        assert tracking.count_look(client, client.get_run(digits)) == expected
-    assert tracking.count_look(client, client.get_run(photos)) == 1
+
+    def count(run_id: str, dataset: str) -> int | None:
+        return tracking.count_look(client, client.get_run(run_id), dataset)
+
+    assert [count(digits, "digits") for _ in range(2)] == [1, 2]
+    assert count(photos, "folder:photos") == 1
+    # A network may be asked about another data set than it was trained on.
+    assert [count(digits, "folder:photos") for _ in range(2)] == [2, 3]
+    assert count(digits, "folder:Bilder von früher & heute") == 1
+    assert (count(digits, "digits"), count(photos, "folder:photos")) == (3, 4)
 
 
 def test_of_two_processes_that_look_at_once_both_are_counted(client: Any, add_run: Any) -> None:
     run_id = add_run()
-    assert tracking.count_look(client, client.get_run(run_id)) == 1
+    assert tracking.count_look(client, client.get_run(run_id), "digits") == 1
     time.sleep(0.002)
     client.log_metric(run_id, "test_looks_asked", 1, step=1)  # of one that had found none before it
-    assert tracking.count_look(client, client.get_run(run_id)) == 3
+    assert tracking.count_look(client, client.get_run(run_id), "digits") == 3
 
 
 def test_an_id_or_a_unique_prefix(client: Any, add_run: Any) -> None:

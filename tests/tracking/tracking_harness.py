@@ -13,7 +13,7 @@ from cifarkit.tracking import Journal, journal, processes
 from cifarkit.tracking.journal import JOURNAL, UNSENT
 
 EXPERIMENT = "trial"
-FIT = {tracking.KIND: "fit"}
+FIT = {tracking.KIND: "fit", "dataset": "digits"}
 HERE = processes._here()
 
 

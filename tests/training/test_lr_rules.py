@@ -118,6 +118,13 @@ def test_a_short_curve_supports_no_rule() -> None:
     assert suggest(LRS[:9], [9.0 - i for i in range(9)]) == dict.fromkeys(RULES)
 
 
+def test_what_only_scatters_supports_no_rule() -> None:
+    scatter = np.random.default_rng(0).normal(0, 0.003, len(LRS))
+    assert suggest(LRS, list(2.303 + scatter)) == dict.fromkeys(RULES)
+    falling = suggest(LRS, list(fall(1e-2) + scatter))
+    assert all(lr is not None for lr in falling.values())
+
+
 @pytest.mark.parametrize("losses", [[], [math.nan], [math.inf] * 20], ids=["none", "one", "many"])
 def test_a_curve_without_numbers_supports_no_rule(losses: list[float]) -> None:
     assert suggest(LRS[: len(losses)], losses) == dict.fromkeys(RULES)
@@ -141,7 +148,10 @@ def test_the_explosion_at_the_end_does_not_reach_back(explosion: list[float]) ->
 def test_choose_takes_the_rule_asked_for() -> None:
     rules: dict[str, float | None] = {"steepest": 0.1, "minimum/10": 0.2, "valley": None}
     assert choose(rules, "minimum/10") == 0.2
-    with pytest.raises(CifarkitError, match=r"rule 'valley' nothing to go by.*--max-lr"):
+    with pytest.raises(
+        CifarkitError,
+        match=r"rule 'valley' nothing to go by.*--max-lr or --rule \(steepest: 0.1, minimum/10: 0.2\)",
+    ):
         choose(rules, "valley")
     with pytest.raises(UnknownName, match="unknown rule 'valey': did you mean valley"):
         choose(rules, "valey")
