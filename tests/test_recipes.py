@@ -323,7 +323,7 @@ def test_a_recipe_says_what_images_it_cannot_train_on() -> None:
     picky.check_fits(images(16))
     small = replace(images(8), images=np.zeros((8, 8, 8, 3), np.uint8))
     cutting = replace(fitting, model="small-cnn", policy="airbench96")
-    with pytest.raises(UsageError, match="needs images of at least 12 x 12 pixels, not 8 x 8"):
+    with pytest.raises(UsageError, match="needs images of at least 13 x 13 pixels, not 8 x 8"):
         cutting.check_fits(small)
     oblong = replace(images(8), images=np.zeros((8, 16, 20, 3), np.uint8))
     with pytest.raises(UsageError, match="images of some are 16 x 20 pixels; only square"):
