@@ -4,8 +4,8 @@ from __future__ import annotations
 
 # Orders of misclassified images, and what figures call them.
 SORTS: dict[str, str] = {
-    "confidence": "the surest first",
-    "loss": "the highest loss first",
+    "confidence": "surest first",
+    "loss": "highest loss first",
     "index": "in their published order",
 }
 

@@ -86,6 +86,10 @@ def _show(terminal: Terminal, result: BenchResult) -> None:
         share = "" if row.share is None else f"{100 * row.share:.1f}%"
         table.add_row(row.name, f"{_number(row)} {row.unit}", share, _bar(row, fastest))
     terminal.show(table)
+    terminal.say(
+        "share: of the matrix product rate (steps), of a step's, an epoch's or the cores' time (overheads); "
+        "where it is negative, the overhead is lost in the measurement's noise"
+    )
     if result.target:
         reached = "reached" if result.target.target_reached else "not reached"
         terminal.say(

@@ -22,7 +22,7 @@ def doctor(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Check environment, data, augmentation, speed, tracking store and disk. Stdout gets the worst finding:
+    """Check environment, data, speed, tracking store and disk. Stdout gets the worst finding:
     ok, warn or fail; exit code 1 if it is fail."""
     from rich.table import Table
     from rich.text import Text

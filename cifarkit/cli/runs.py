@@ -15,9 +15,7 @@ from cifarkit.results import RunTable, Synced, SyncTable
 # Letters of all columns but the name, with the gaps between them.
 BESIDE_NAME = 8 + 16 + 8 + 8 + 4 + 8 + 6
 
-app = typer.Typer(
-    help="List the fits of an experiment; send what has not been recorded yet.", no_args_is_help=True
-)
+app = typer.Typer(help="List an experiment's fits; send what is not recorded yet.", no_args_is_help=True)
 
 
 @app.command("list")

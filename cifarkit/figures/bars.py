@@ -25,7 +25,7 @@ def bench_bars(rows: Sequence[BenchRow], suptitle: str = "") -> Figure:
         ax.set_xscale("log")
         ax.set_xlim(min(1.0, slowest / 3), max(row.value for row in rates) * 3)
     for i, row in enumerate(rates):
-        share = f"  ({100 * row.share:.0f}% of the matrix product rate)" if row.share is not None else ""
+        share = f"  ({100 * row.share:.0f}%)" if row.share is not None else ""
         ax.annotate(
             f"{row.value:,.0f}{share}",
             (row.value, i),
@@ -34,6 +34,7 @@ def bench_bars(rows: Sequence[BenchRow], suptitle: str = "") -> Figure:
             va="center",
             fontsize=8,
         )
-    ax.set_xlabel("images per second, logarithmic: a step of the axis is ten times the speed", fontsize=9)
+    shares = "\n(in brackets: share of the matrix product rate)" if any(row.share for row in rates) else ""
+    ax.set_xlabel(f"images per second, logarithmic{shares}", fontsize=9)
     tidy(ax, grid="x")
     return finish(figure, suptitle or "Training speed, part by part")

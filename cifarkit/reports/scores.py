@@ -55,7 +55,8 @@ def report_mistakes(
     asked = [f"{kind} {name}" for kind, name in (("true", true_class), ("predicted", pred_class)) if name]
     which = f" ({', '.join(asked)})" if asked else ""
     of = f"{len(mistakes):,} of {len(subject.images):,} misclassified{which}"
-    title = f"{subject.label}: {of}, {len(shown)} shown, {SORTS[sort]}"
+    some = f", {len(shown)} shown" if len(shown) < len(mistakes) else ""
+    title = f"{subject.label}: {of}{some}, {SORTS[sort]}"
     images = subject.images.images[positions(subject.images, [m.index for m in shown])]
     order = f"by-{sort}" if sort != "confidence" else None
     name = named("misclassified", *subject.variant, *asked, order)

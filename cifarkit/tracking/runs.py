@@ -66,7 +66,8 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
         latest = next((run for run in runs if PARENT not in run.data.tags), None)
         why = "nothing to go on with"
         if latest is not None and latest.info.status == "FINISHED":
-            why = f"the latest, run {latest.info.run_id[:8]}, is finished (to go on beyond, give its id)"
+            name = latest.info.run_id[:8]
+            why = f"the latest, run {name}, is finished (beyond: --resume {name} with a higher --target-acc)"
         raise RunNotFound(f"no interrupted fit in the experiment {experiment!r}: {why}")
     if reference in ("last", "best"):
         fits = [run for run in runs if run.info.status == "FINISHED"]
