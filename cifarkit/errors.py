@@ -94,10 +94,20 @@ class Stopped(BaseException):
     exit_code: int
     requested: ClassVar[Stopped | None] = None
 
+    @staticmethod
+    def heed() -> None:
+        """To be called where any error is survived: it may be what has become of a signal.
+
+        Raises:
+            Stopped: a signal came.
+        """
+        if Stopped.requested is not None:
+            raise Stopped.requested from None
+
 
 def is_impatient(stop: BaseException) -> bool:
     """Whether this is a second request to stop, which came while the first was being followed."""
-    earlier = stop.__cause__ or stop.__context__
+    earlier = stop.__cause__ or (None if stop.__suppress_context__ else stop.__context__)
     while earlier is not None and not isinstance(earlier, Stopped | KeyboardInterrupt):
         earlier = earlier.__cause__ or earlier.__context__
     return earlier is not None

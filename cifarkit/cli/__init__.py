@@ -107,6 +107,7 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code. Every error ends here, as one line on stderr."""
     try:
         result = app(args=arguments, standalone_mode=False)
+        Stopped.heed()
     except (CifarkitError, Stopped) as error:
         return _fail(str(error), error.exit_code, arguments)
     except ClickException as error:

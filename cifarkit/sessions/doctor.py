@@ -27,7 +27,7 @@ from cifarkit.console import Terminal, plural
 from cifarkit.data.datasets import Dataset
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.loading import load_splits, verify
-from cifarkit.errors import CifarkitError, DataError, UsageError
+from cifarkit.errors import CifarkitError, DataError, Stopped, UsageError
 from cifarkit.pipeline import as_tensors
 from cifarkit.recipes import Recipe
 from cifarkit.results import Diagnosis, Finding
@@ -73,6 +73,7 @@ def examine(
             try:
                 findings.extend(check())
             except Exception as error:  # a check that fails is a finding, too
+                Stopped.heed()
                 if debug:
                     traceback.print_exc()
                 data = isinstance(error, DataError)

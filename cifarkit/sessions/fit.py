@@ -284,12 +284,14 @@ def report(training: Training, recorder: tracking.RunRecorder, terminal: Termina
             if mistakes:
                 reports.report_cams(subject, out, chosen, device=job.hardware.device)
         except Exception as error:  # whatever a new network does to the maps, its training is done and counts
+            Stopped.heed()
             terminal.warn(f"no class activation maps: {error}")
         recorder.log_reports(out.written)
         exported = recorder.folder / "model"
         try:
             tracking.save_model(subject.checkpoint.network.cpu(), subject.story.preprocessing, exported)
         except Exception as error:  # likewise
+            Stopped.heed()
             terminal.warn(f"no exported model: {str(error).strip().splitlines()[0]}")
         else:
             recorder.log_folder(exported, "model")

@@ -11,7 +11,7 @@ from typing import Any
 from cifarkit import tracking
 from cifarkit.checkpoint import Story, read_story
 from cifarkit.console import Terminal, percent, plural
-from cifarkit.errors import CheckpointError, OtherVersion, UsageError
+from cifarkit.errors import CheckpointError, OtherVersion, Stopped, UsageError
 from cifarkit.results import EpochRow, merit
 from cifarkit.sessions.request import FINGERPRINT, VAL_FINGERPRINT, FitRequest, record, recorded
 from cifarkit.subjects import checkpoint_of_run
@@ -197,6 +197,7 @@ def restore(run: Any, client: Any, folder: Path, terminal: Terminal) -> Resumed:
         except OtherVersion:
             raise
         except CheckpointError as error:
+            Stopped.heed()
             damaged = damaged or error
             terminal.warn(f"the {name} checkpoint of run {run_id[:8]} is damaged")
             continue
@@ -219,6 +220,7 @@ def _add_best(client: Any, run: Any, latest: Path, folder: Path, there: set[str]
             raise CheckpointError("it is not there")
         read_story(checkpoint_of_run(client, run, folder, "best"))
     except CheckpointError:
+        Stopped.heed()
         terminal.warn("the best checkpoint is damaged; the latest one stands in for it until a better epoch")
         shutil.copyfile(latest, best)
 

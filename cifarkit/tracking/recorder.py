@@ -384,6 +384,7 @@ def recording(recorder: RunRecorder, alert: Callable[[str], None] = lambda text:
     slow.daemon = True
     try:
         yield
+        Stopped.heed()
         status = "FINISHED"
     except (Stopped, KeyboardInterrupt) as stop:
         status, impatient = "KILLED", is_impatient(stop)

@@ -15,6 +15,8 @@ import pytest
 from cli_harness import Outcome, Screen, Trained, artifact_names, history, run_until
 from run_store import ARTIFACTS, EPOCH_METRICS, Store
 
+from cifarkit.errors import Stopped, Terminated
+
 pytestmark = pytest.mark.filterwarnings("default")
 
 Cli = Callable[..., Outcome]
@@ -123,6 +125,46 @@ cifarkit.cli.main()
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert ended.returncode == code
     assert ended.stderr == f"error: {'interrupted' if code == 130 else 'terminated'}\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_a_library_survives(number: signal.Signals, code: int) -> None:
+    program = f"""
+import os, sys
+import cifarkit.cli
+
+@cifarkit.cli.app.command("work")
+def work():
+    try:
+        os.kill(os.getpid(), {number:d})
+    except BaseException:
+        pass
+
+sys.argv[1:] = ["work"]
+cifarkit.cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert ended.returncode == code
+    assert ended.stderr == f"error: {'interrupted' if code == 130 else 'terminated'}\n"
+
+
+@pytest.mark.parametrize("work", ["reports.report_training", "reports.report_cams", "tracking.save_model"])
+def test_a_signal_that_becomes_an_error_is_none_to_survive(
+    work: str, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Compiled code turns the exception that came to it out of Python into one of its own."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        Stopped.requested = Terminated("terminated")
+        raise TypeError("empty_strided(): failed to unpack the object at pos 1")
+
+    monkeypatch.setattr(Stopped, "requested", None)
+    for other in ("reports.report_training", "reports.report_evaluation", "reports.report_cams"):
+        monkeypatch.setattr(f"cifarkit.{other}", lambda *arguments, **options: None)
+    monkeypatch.setattr(f"cifarkit.{work}", fail)
+    outcome = cli(*FIT, "1").failed(143, "terminated")
+    assert "warning: " not in outcome.err
+    assert Store(tmp_path).statuses == ["KILLED"]
 
 
 def test_ctrl_c_before_anything_is_loaded() -> None:

@@ -18,7 +18,15 @@ import pytest
 from tracking_harness import EXPERIMENT, FIT, Unreliable, left_by_us, row, runs_in
 
 from cifarkit import tracking
-from cifarkit.errors import CifarkitError, Interrupted, Stopped, Terminated, TrackingError, UsageError
+from cifarkit.errors import (
+    CifarkitError,
+    Interrupted,
+    Stopped,
+    Terminated,
+    TrackingError,
+    UsageError,
+    is_impatient,
+)
 from cifarkit.tracking import Journal, RunRecorder, fetch_artifact, left_behind, recording, sync
 from cifarkit.tracking import journal as journal_module
 from cifarkit.tracking import recorder as recorder_module
@@ -305,6 +313,20 @@ def test_what_a_stop_became_is_a_stop(
     run = client.get_run(run_id)
     assert run.info.status == "KILLED"
     assert tracking.ERROR not in run.data.tags
+
+
+def test_heeding_a_stop_is_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stopped, "requested", Terminated("terminated"))
+
+    def survive() -> None:
+        try:
+            raise ValueError("wrong dtype") from Stopped.requested
+        except ValueError:
+            Stopped.heed()
+
+    with pytest.raises(Terminated) as caught:
+        survive()
+    assert not is_impatient(caught.value)
 
 
 def test_what_a_killed_cleaning_left_goes(recorder: RunRecorder) -> None:
