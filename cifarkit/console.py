@@ -54,6 +54,7 @@ class Terminal:
             markup=False,  # names of runs and classes are not ours
             emoji=False,
             force_terminal=self.live,
+            width=None if sys.stderr.isatty() else NO_END,
             soft_wrap=not sys.stderr.isatty(),
         )
 
@@ -69,7 +70,7 @@ class Terminal:
     @property
     def width(self) -> int:
         """Letters in a line; off a terminal there is no end to it."""
-        return self.console.width if self.console.is_terminal else NO_END
+        return self.console.width
 
     def say(self, text: str) -> None:
         self.console.print(text)
@@ -86,7 +87,7 @@ class Terminal:
 
     def show(self, renderable: Any) -> None:
         """A table or other rich object."""
-        self.console.print(renderable, width=self.width)
+        self.console.print(renderable)
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
@@ -307,7 +308,7 @@ class EpochTable:
         from rich.constrain import Constrain
         from rich.table import Table
 
-        split, width = self.val_split, self.terminal.console.width
+        split, width = self.val_split, self.terminal.width
         # Name and least width of the screen.
         columns = {
             "epoch": 0, "train loss": 62, "train acc": 50, f"{split} loss": 62, f"{split} acc": 0,
