@@ -35,8 +35,8 @@ def read_cifar(content: bytes, label_key: str, classes: int) -> Arrays:
         DataError: it holds anything else than images and labels.
     """
     try:
-        batch = _Batch(io.BytesIO(content), encoding="latin1").load()
-        pixels, labels = batch["data"], batch[label_key]
+        batch = _Batch(io.BytesIO(content), encoding="bytes").load()
+        pixels, labels = batch[b"data"], batch[label_key.encode()]
         if not (isinstance(pixels, _Pixels) and isinstance(labels, list)):
             raise ValueError("no array of pixels with a list of labels")
         if pixels.array.shape != (len(labels), 3 * CIFAR_SIDE**2):
@@ -80,8 +80,8 @@ class _Pixels:
 
     def __setstate__(self, state: object) -> None:
         match state:
-            case (1, (int(count), int(width)), _Bytes(), False, str(raw)):
-                self.array = np.frombuffer(raw.encode("latin1"), np.uint8).reshape(count, width)
+            case (1, (int(count), int(width)), _Bytes(), False, bytes(raw)):
+                self.array = np.frombuffer(raw, np.uint8).reshape(count, width)
             case _:
                 raise pickle.UnpicklingError("an array of another kind")
 
@@ -90,7 +90,7 @@ class _Bytes:
     """Stands for the type of its numbers."""
 
     def __init__(self, code: object, *arguments: object) -> None:
-        if code != "u1":
+        if code != b"u1":
             raise pickle.UnpicklingError(f"an array of {code!r}")
 
     def __setstate__(self, state: object) -> None:

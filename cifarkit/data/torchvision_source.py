@@ -12,6 +12,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,16 +87,17 @@ class TorchvisionSource:
         return all(check.status == "ok" for check in self.verify(data_dir))
 
     def _contents(self, name: str, data_dir: Path, files: tuple[PublishedFile, ...]) -> Iterator[bytes]:
-        for file in files:
-            content, check = file.read(data_dir / self.folder)
-            if check.status == "missing":
-                raise DataError(
-                    f"{name}: no {self.folder}/{file.name} in {data_dir.absolute()}; run "
-                    f"`cifarkit data download {name}`, or point CIFARKIT_DATA_DIR at the folder that has it"
-                )
-            if check.status != "ok":
-                raise DataError(f"{check.path}: {check.detail}; `cifarkit data download {name}` mends it")
-            yield content
+        folder = data_dir / self.folder
+        with ThreadPoolExecutor() as pool:  # the next are read and checked while one is parsed
+            for file, (content, check) in zip(files, pool.map(lambda f: f.read(folder), files), strict=True):
+                if check.status == "missing":
+                    raise DataError(
+                        f"{name}: no {self.folder}/{file.name} in {data_dir.absolute()}; run `cifarkit data "
+                        f"download {name}`, or point CIFARKIT_DATA_DIR at the folder that has it"
+                    )
+                if check.status != "ok":
+                    raise DataError(f"{check.path}: {check.detail}; `cifarkit data download {name}` mends it")
+                yield content
 
     def _publication(self) -> Any:
         import torchvision.datasets
