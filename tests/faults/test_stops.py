@@ -1,11 +1,13 @@
-"""Ctrl-C outside the epochs of a training, and before a target that is never reached."""
+"""Signals outside the epochs of a training and in every other command, and a target that is never reached."""
 
 from __future__ import annotations
 
 import json
+import random
 import re
 import signal
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -128,3 +130,46 @@ def test_ctrl_c_when_all_seeds_are_trained(start: Start, tmp_path: Path) -> None
     assert list(store.runs) == [parent, *seeds]
     assert set(store.runs.values()) == {"FINISHED"}
     assert {"model/MLmodel", "reports/runs.json", "figures/curves.png"} <= store.files(parent)
+
+
+COMMANDS = (
+    "eval --tta", "misclassified", "gradcam --limit 4", "gradcam --method scorecam --limit 1",
+    "lr-find --dataset digits", "bench --dataset digits --seconds 0.1", "doctor --dataset digits",
+    "data preview digits --stages", "data stats digits", "data verify digits", "runs list",
+    "summary resnet18",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_signal_at_a_random_moment_of_any_command(start: Start, tmp_path: Path) -> None:
+    """It leaves within seconds, says so in one line, and leaves nothing behind."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    draw = random.Random(100)
+    assert start(*FIT, "2", folder=tmp_path).wait() == 0
+    stops = 0
+    for command in COMMANDS:
+        begun = time.monotonic()
+        assert start(*command.split(), folder=tmp_path).wait() == 0, command
+        seconds = time.monotonic() - begun
+        for number, code in [(signal.SIGINT, 130), (signal.SIGTERM, 143)] * 2:
+            said = (tmp_path / "stderr").read_text()
+            process = start(*command.split(), folder=tmp_path, TMPDIR=str(scratch))
+            time.sleep(0.1 + 0.9 * draw.random() * seconds)
+            process.signal(number)
+            asked = time.monotonic()
+            left_with = process.wait()
+            words = process.said.removeprefix(said)
+            assert left_with in (code, 0), (command, words)
+            assert "Traceback" not in words
+            if left_with:
+                stops += 1
+                assert time.monotonic() - asked < 5, command
+                assert words.splitlines()[-1].split()[:2] == [
+                    "error:",
+                    {130: "interrupted", 143: "terminated"}[code],
+                ]
+            assert [path.name for path in scratch.iterdir() if path.name != "torchinductor_root"] == [], (
+                command
+            )
+    assert stops > 2 * len(COMMANDS)
