@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,8 @@ def save_model(network: Any, preprocessing: Any, path: Path) -> None:
     import torch
 
     mlflow = quiet_import()
+    # What it says of a network that cannot be exported, or of a signal that comes, is told by who catches it.
+    logging.getLogger("torch").setLevel(logging.CRITICAL)
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
