@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 
+# Letters in a line off a terminal.
 NO_END = 10_000
 # What a terminal echoes of Ctrl-C would move the rest of a full line, and what is redrawn, to the next.
 ECHO = len("^C")
@@ -55,7 +56,6 @@ class Terminal:
             emoji=False,
             force_terminal=self.live,
             width=None if sys.stderr.isatty() else NO_END,
-            soft_wrap=not sys.stderr.isatty(),
         )
 
     @classmethod
@@ -66,11 +66,6 @@ class Terminal:
         terminal = cls()
         terminal.live, terminal.console = True, Console(file=io.StringIO(), force_terminal=True)
         return terminal
-
-    @property
-    def width(self) -> int:
-        """Letters in a line; off a terminal there is no end to it."""
-        return self.console.width
 
     def say(self, text: str) -> None:
         self.console.print(text)
@@ -308,7 +303,7 @@ class EpochTable:
         from rich.constrain import Constrain
         from rich.table import Table
 
-        split, width = self.val_split, self.terminal.width
+        split, width = self.val_split, self.terminal.console.width
         # Name and least width of the screen.
         columns = {
             "epoch": 0, "train loss": 62, "train acc": 50, f"{split} loss": 62, f"{split} acc": 0,

@@ -12,9 +12,6 @@ from cifarkit.console import Terminal, duration, percent
 from cifarkit.errors import TrackingError
 from cifarkit.results import RunTable, Synced, SyncTable
 
-# Letters of all columns but the name, with the gaps between them.
-BESIDE_NAME = 8 + 16 + 8 + 8 + 4 + 8 + 6
-
 app = typer.Typer(help="List an experiment's fits; send what is not recorded yet.", no_args_is_help=True)
 
 
@@ -32,6 +29,7 @@ def list_(
     A run whose process is gone without having ended it is FAILED from then on.
     """
     from rich.table import Table
+    from rich.text import Text
 
     terminal = Terminal(json=json, quiet=quiet)
     with terminal.busy("asking the store"):
@@ -42,9 +40,7 @@ def list_(
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for heading in ("run", "began", "status"):
         table.add_column(heading, min_width=8, no_wrap=True)
-    table.add_column(
-        "name", no_wrap=True, overflow="ellipsis", max_width=max(8, terminal.width - BESIDE_NAME)
-    )
+    table.add_column("name")  # the one that gives way
     table.add_column("accuracy", justify="right", min_width=8, no_wrap=True)
     table.add_column("on", no_wrap=True)
     table.add_column("training", justify="right", min_width=8, no_wrap=True)
@@ -52,7 +48,7 @@ def list_(
         accuracy = "" if run.val_acc is None else percent(run.val_acc, about=run.val_sampled)
         took = "" if run.train_seconds is None else duration(run.train_seconds)
         began = datetime.fromtimestamp(run.started_milliseconds / 1000)
-        name = ("  " if run.parent_id else "") + run.name
+        name = Text(("  " if run.parent_id else "") + run.name, no_wrap=True, overflow="ellipsis")
         on = run.val_split or "" if accuracy else ""
         table.add_row(run.run_id[:8], f"{began:%Y-%m-%d %H:%M}", run.status, name, accuracy, on, took)
     if runs:

@@ -67,7 +67,9 @@ def find_run(client: Any, reference: str, experiment: str, *, unfinished: bool =
         why = "nothing to go on with"
         if latest is not None and latest.info.status == "FINISHED":
             name = latest.info.run_id[:8]
-            why = f"the latest, run {name}, is finished (beyond: --resume {name} with a higher --target-acc)"
+            why = f"the latest, run {name}, is finished"
+            if RUNS not in latest.data.tags:
+                why += f"; `--resume {name}` with a higher --target-acc and --max-epochs goes on with it"
         raise RunNotFound(f"no interrupted fit in the experiment {experiment!r}: {why}")
     if reference in ("last", "best"):
         fits = [run for run in runs if run.info.status == "FINISHED"]

@@ -99,7 +99,11 @@ WRONG_QUESTIONS = [
     ("eval --run 0123456789abcdef0123456789abcdef", 1, ["0123456789abcdef", "{run}"]),
     ("eval --run ''", 2, ["a run is named by", "'best'"]),
     ("fit --resume ''", 2, ["a run is named by its id, a prefix of one, or 'last'"]),
-    ("fit --resume last", 1, ["no interrupted fit", "is finished", "with a higher --target-acc"]),
+    (
+        "fit --resume last",
+        1,
+        ["no interrupted fit", "is finished; `--resume", "with a higher --target-acc and --max-epochs"],
+    ),
     ("eval --run last --experiment nosuch", 1, ["'nosuch'"]),
     ("misclassified --sort size", 2, ["unknown sort order 'size'", "confidence, loss, index"]),
     ("misclassified --true 11", 2, ["unknown class '11'", "0, 1, 2"]),

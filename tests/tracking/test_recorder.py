@@ -18,15 +18,7 @@ import pytest
 from tracking_harness import EXPERIMENT, FIT, Unreliable, left_by_us, row, runs_in
 
 from cifarkit import tracking
-from cifarkit.errors import (
-    CifarkitError,
-    Interrupted,
-    Stopped,
-    Terminated,
-    TrackingError,
-    UsageError,
-    is_impatient,
-)
+from cifarkit.errors import CifarkitError, Interrupted, Stopped, Terminated, TrackingError, UsageError
 from cifarkit.tracking import Journal, RunRecorder, fetch_artifact, left_behind, recording, sync
 from cifarkit.tracking import journal as journal_module
 from cifarkit.tracking import recorder as recorder_module
@@ -315,20 +307,6 @@ def test_what_a_stop_became_is_a_stop(
     assert tracking.ERROR not in run.data.tags
 
 
-def test_heeding_a_stop_is_no_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Stopped, "requested", Terminated("terminated"))
-
-    def survive() -> None:
-        try:
-            raise ValueError("wrong dtype") from Stopped.requested
-        except ValueError:
-            Stopped.heed()
-
-    with pytest.raises(Terminated) as caught:
-        survive()
-    assert not is_impatient(caught.value)
-
-
 def test_what_a_killed_cleaning_left_goes(recorder: RunRecorder) -> None:
     run_id = recorder.start(FIT)
     recorder.close("FINISHED")
@@ -346,11 +324,6 @@ def test_a_process_is_known_again_after_its_clock_was_set(monkeypatch: pytest.Mo
     monkeypatch.setattr(psutil, "boot_time", lambda: boot_time() + 3600)
     assert this_process() == before
     assert is_process(before)
-
-
-def test_a_stop_is_no_exception() -> None:
-    """Nothing that catches whatever goes wrong in a figure or a file may catch it."""
-    assert not issubclass(Stopped, Exception)
 
 
 def test_a_run_is_running_until_it_ends(recorder: RunRecorder, client: Any) -> None:
