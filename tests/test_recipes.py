@@ -63,7 +63,8 @@ def test_work_follows_what_images_cost_and_how_many_are_shown() -> None:
     assert work(4, 6) == 2 * 0.5  # a training that goes on
     assert work(0, 4, validation=0.2) == 1.5 + 0.2 * (0.25 + 0.25 + 1 + 1)
     assert work(2.5, 2.75, validation=0.2) == 0.125
-    assert work(2, 5, validation=0.2, early_validation=0.1) == 3 * 0.5 + 0.1 + 0.2 + 0.2
+    # Beyond the planned epochs all images are looked at where it may end only.
+    assert work(2, 6, validation=0.25, early_validation=0.125, ends=(4, 6)) == 4 * 0.5 + 2 * 0.125 + 2 * 0.25
     # Images of 8 pixels are not made smaller.
     assert recipe.work(0, 4, side=8, cost=float) == 8 * (2 + 2 * 0.5)
 
@@ -179,8 +180,8 @@ def test_override_replaces_what_is_given_and_keeps_the_rest() -> None:
     [
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"epochs": -3}, "epochs must be at least 1, not -3"),
-        ({"batch_size": 0}, "batch size must be at least 1, not 0"),
-        ({"batch_size": -1}, "batch size must be at least 1, not -1"),
+        ({"batch_size": 1}, "batch size must be at least 2, for batch norm, not 1"),
+        ({"batch_size": -1}, "batch size must be at least 2, for batch norm, not -1"),
         ({"lr": math.nan}, "learning rate must be a positive number, not nan"),
         ({"lr": 0.0}, "learning rate must be a positive number, not 0.0"),
         ({"lr": -1.0}, "learning rate must be a positive number, not -1.0"),
@@ -315,8 +316,10 @@ def test_a_recipe_says_what_images_it_cannot_train_on() -> None:
         replace(recipe, image_scale=(0.5, 1.0)).check_fits(images(8))
     fitting = replace(recipe, image_scale=(0.625, 1.0))
     fitting.check_fits(images(8))
-    with pytest.raises(UsageError, match="a batch of 8 is larger than the 7 training images; --batch-size 1"):
+    with pytest.raises(UsageError, match=r"a batch of 8 is larger than the 7 training images$"):
         fitting.check_fits(images(7))
+    with pytest.raises(UsageError, match="a batch of 9 is larger than the 8 training images; --batch-size 2"):
+        replace(fitting, batch_size=9).check_fits(images(8))
     picky = replace(fitting, keep_hardest=(1.0, 0.5))
     with pytest.raises(UsageError, match="a batch of 8 is larger than the 5 of 10 training images that an"):
         picky.check_fits(images(10))
@@ -331,7 +334,7 @@ def test_a_recipe_says_what_images_it_cannot_train_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "batch", "expected"), [(800, 100, 100), (799, 100, 99), (80, 100, 10), (5, 100, 1)]
+    ("number", "batch", "expected"), [(800, 100, 100), (799, 100, 99), (80, 100, 10), (5, 100, 2)]
 )
 def test_batches_shrink_with_the_data(number: int, batch: int, expected: int) -> None:
     assert RECIPES["digits"].override(batch_size=batch).with_batch_for(number).batch_size == expected

@@ -141,7 +141,8 @@ def preview(
         indices, drawn = preview_figure(
             images, preprocessing, policy, seed=seed, count=count, rows=rows, stages=stages
         )
-        name = f"preview_{source.name.split('/')[-1].replace(':', '_')}_{policy}{'_stages' if stages else ''}"
+        variant = f"{'_stages' if stages else ''}{f'_{split}' if split != 'train' else ''}"
+        name = f"preview_{source.name.split('/')[-1].replace(':', '_')}_{policy}{variant}"
         path = Folder(output).figure(name, drawn)
     terminal.say(f"{len(indices)} images of the {images.split} split, policy {policy}")
     result = PreviewResult(source.name, images.split, policy, indices, str(path))

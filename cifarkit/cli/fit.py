@@ -128,33 +128,34 @@ def fit(
 
     terminal = Terminal(json=json, quiet=quiet)
     check_target(target_acc)
-    if max_epochs is not None and target_acc is None and resume is None:
-        raise UsageError("--max-epochs goes with --target-acc; without a target, --epochs is the length")
-    if max_epochs is not None and epochs is not None and max_epochs < epochs:
-        raise UsageError(f"--max-epochs {max_epochs} is less than --epochs {epochs}")
-    if resume is not None:
-        check_resume(context)
-    source, chosen = resolve(
-        dataset,
-        recipe,
-        image_size,
-        target_acc=target_acc if lr is None and resume is None else None,
-        gpus=gpus,
-        model=model,
-        policy=policy,
-        optimizer=optimizer,
-        epochs=epochs,
-        batch_size=batch_size,
-        precision=precision,
-    )
-    if lr is not None:
-        chosen = replace(chosen, lr=parse_lr(lr))
-    if target_acc is not None and epochs is None and resume is None:
-        chosen = plan(terminal, chosen, source.name, target_acc, max_epochs)
-        max_epochs = max_epochs or PATIENCE * chosen.epochs
     splits = None
     data_dir = data_dir or default_data_dir()
-    if resume is None:
+    if resume is not None:
+        check_resume(context)
+        source, chosen = resolve("cifar10", None, None)  # in place of those of the run
+    else:
+        if max_epochs is not None and target_acc is None:
+            raise UsageError("--max-epochs goes with --target-acc; without a target, --epochs is the length")
+        if max_epochs is not None and epochs is not None and max_epochs < epochs:
+            raise UsageError(f"--max-epochs {max_epochs} is less than --epochs {epochs}")
+        source, chosen = resolve(
+            dataset,
+            recipe,
+            image_size,
+            target_acc=target_acc if lr is None else None,
+            gpus=gpus,
+            model=model,
+            policy=policy,
+            optimizer=optimizer,
+            epochs=epochs,
+            batch_size=batch_size,
+            precision=precision,
+        )
+        if lr is not None:
+            chosen = replace(chosen, lr=parse_lr(lr))
+        if target_acc is not None and epochs is None:
+            chosen = plan(terminal, chosen, source.name, target_acc, max_epochs)
+            max_epochs = max_epochs or PATIENCE * chosen.epochs
         # Before the seconds that torch takes to load: most of what can be wrong is wrong here.
         with terminal.busy(f"{source.name} with recipe {chosen.name}: reading the images"):
             splits = load_splits(source, data_dir, val_size, seed)
@@ -240,7 +241,7 @@ def _expected_length(terminal: Terminal, recipe: Recipe, dataset: str, target_ac
 
 
 def check_resume(context: typer.Context) -> None:
-    """A resumed run keeps what shapes its training.
+    """A resumed run keeps what shapes its training, whatever the environment says.
 
     Raises:
         UsageError: an option tries to change that.

@@ -61,15 +61,15 @@ def lr_find(
     chosen = chosen.fitted(splits.train, own_batch_size=batch_size is not None)
     with terminal.busy("loading torch"):
         from cifarkit.sessions.lr_find import run_lr_find
-        from cifarkit.tracking import RunRecorder
 
-    name = run_name or f"lr-find-{Path(source.name).name}-{chosen.model}"
     curve = run_lr_find(
         source,
         splits,
         chosen,
-        RunRecorder(tracking_uri, experiment, name),
         terminal,
+        tracking_uri=tracking_uri,
+        experiment=experiment,
+        run_name=run_name or f"lr-find-{Path(source.name).name}-{chosen.model}",
         output=output,
         gpus=gpus,
         seed=seed,

@@ -3,7 +3,9 @@ its images, and back into the run."""
 
 from __future__ import annotations
 
+import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -78,7 +80,9 @@ def opened(
     if checkpoint is not None:
         with terminal.busy("reading the checkpoint and the images"):
             subject = open_subject(checkpoint, data_dir, **places)
-        yield subject, Folder(output / checkpoint.stem), hardware
+        # Most checkpoints have one of three names.
+        place = f"{zlib.crc32(os.fsencode(checkpoint.resolve())):08x}"
+        yield subject, Folder(output / f"{checkpoint.stem}-{place}"), hardware
         return
     with scratch() as folder, terminal.busy(f"reading run {run_id[:8]} and the images"):
         path = checkpoint_of_run(client, found, Path(folder))

@@ -78,10 +78,8 @@ class ImageSet:
                 if share < 1
                 else (f"{shown} training images")
             )
-            raise UsageError(
-                f"a batch of {size} is larger than the {of}; "
-                f"--batch-size {max(1, shown // 4)} would make four steps an epoch"
-            )
+            hint = f"; --batch-size {shown // 4} would make four steps an epoch" if shown >= 8 else ""
+            raise UsageError(f"a batch of {size} is larger than the {of}{hint}")
 
     def take(self, positions: Sequence[int] | npt.NDArray[np.int64], split: str | None = None) -> ImageSet:
         """The images at ``positions``, optionally under another split name."""

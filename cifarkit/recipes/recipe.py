@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ class Recipe:
         return _part(self.keep_hardest, epoch / self.epochs)
 
     def val_stride(self, images: int) -> int:
-        """Every so-manyth of so many images belongs to the sample of a validation before the end."""
+        """One of how many images belongs to the sample of a validation before the end."""
         return 1 if self.val_sample is None else max(1, images // self.val_sample)
 
     def work(
@@ -85,6 +85,7 @@ class Recipe:
         cost: Callable[[int], float],
         validation: float = 0.0,
         early_validation: float | None = None,
+        ends: Collection[int] = (),
     ) -> float:
         """What it takes to train from one point to another, both counted in epochs; in the unit of ``cost``.
 
@@ -93,7 +94,7 @@ class Recipe:
             cost: of showing all images once, by their side in pixels.
             validation: what a validation costs, as a share of that; there is one after every epoch, at the
                 size that training has come to.
-            early_validation: likewise, of those before the end.
+            early_validation: likewise, of one after another epoch than ``ends``; None: of them all.
         """
 
         def cost_at(epoch: float) -> float:
@@ -110,8 +111,7 @@ class Recipe:
         # Changes lie at multiples of 1 / parts: none is so close before an epoch's end.
         early = validation if early_validation is None else early_validation
         validated = sum(
-            (validation if epoch >= self.epochs else early) * cost_at(epoch - 1 / (2 * parts))
-            for epoch in whole
+            (validation if epoch in ends else early) * cost_at(epoch - 1 / (2 * parts)) for epoch in whole
         )
         return trained + validated
 
@@ -149,8 +149,8 @@ class Recipe:
         recipe = dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
         if recipe.epochs < 1:
             raise UsageError(f"epochs must be at least 1, not {recipe.epochs}")
-        if recipe.batch_size < 1:
-            raise UsageError(f"batch size must be at least 1, not {recipe.batch_size}")
+        if recipe.batch_size < 2:
+            raise UsageError(f"batch size must be at least 2, for batch norm, not {recipe.batch_size}")
         if recipe.lr is not None and not 0 < recipe.lr < float("inf"):
             raise UsageError(f"the learning rate must be a positive number, not {recipe.lr}")
         if recipe.precision not in PRECISIONS:
@@ -162,7 +162,7 @@ class Recipe:
         for so many images; ask for a batch size to have exactly that one."""
         if images >= MIN_STEPS_PER_EPOCH * self.batch_size:
             return self
-        return dataclasses.replace(self, batch_size=max(1, images // MIN_STEPS_PER_EPOCH))
+        return dataclasses.replace(self, batch_size=max(2, images // MIN_STEPS_PER_EPOCH))
 
     def fitted(self, images: ImageSet, *, own_batch_size: bool) -> Recipe:
         """The recipe for these training images: `with_batch_for` them where nobody asked for a batch size.

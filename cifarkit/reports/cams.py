@@ -15,7 +15,7 @@ from cifarkit.analysis import CLASSLESS, gradcam
 from cifarkit.analysis.predictions import Predictions
 from cifarkit.data.folder import read_image
 from cifarkit.data.image_set import ImageSet
-from cifarkit.reports.folder import FIGURE_IMAGES, Folder, named
+from cifarkit.reports.folder import FIGURE_IMAGES, Folder, first, named
 from cifarkit.results import CamResult, CamRow, to_json
 from cifarkit.subjects import Progress, Subject, positions
 
@@ -29,8 +29,8 @@ class Chosen:
         sources: what to call each: its index or its file.
         labels: true class of each, None where nobody knows.
         probabilities: float64 (N, classes), what the network says; None where it has not been asked.
-        kind: which they are, for the name of a file: ``correct``, all their numbers or files, or empty where
-            they are the surest mistakes.
+        kind: which they are, for the name of a file: ``correct``, how many, all their numbers or files; empty
+            for as many of the surest mistakes as a figure has.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -66,7 +66,8 @@ def choose_images(
     at = np.flatnonzero(wanted)
     at = at[np.argsort(-predictions.confidence[at], kind="stable")][:limit]
     chosen = chosen_by_index(subject.images, [int(i) for i in predictions.indices[at]], predictions)
-    return replace(chosen, kind="correct" if correct else "")
+    kind = filter(None, ("correct" if correct else None, first(limit)))
+    return replace(chosen, kind=" ".join(kind))
 
 
 def chosen_by_index(
@@ -154,7 +155,7 @@ def report_cams(
             ]
         )
     size = f"{map_size[0]}x{map_size[1]}"
-    which = ", correct" if chosen.kind == "correct" else ""
+    which = ", correct" if chosen.kind.startswith("correct") else ""
     classless = " (the same map for every class)" if method in CLASSLESS else ""
     title = f"{method} at {layer_name} ({size} map): {subject.label}{which}{classless}"
     name = named("gradcam", *subject.variant, chosen.kind, method if method != "gradcam" else None, layer)

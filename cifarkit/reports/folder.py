@@ -50,6 +50,11 @@ def named(stem: str, *variant: str | None) -> str:
     return "_".join((stem, *(_plain(part) for part in variant if part)))
 
 
+def first(limit: int) -> str | None:
+    """The variant of a report of so many images."""
+    return f"first {limit}" if limit != FIGURE_IMAGES else None
+
+
 def _plain(part: str) -> str:
     """What of a text may stand in a file's name; of a long one its beginning and a checksum of it all."""
     plain = re.sub(r"(?:[^\w.+-]|-)+", "-", part).strip("-")

@@ -7,7 +7,7 @@ from cifarkit.analysis import SORTS
 from cifarkit.analysis.evaluate import evaluate
 from cifarkit.analysis.misclassified import find_mistakes, to_csv
 from cifarkit.analysis.predictions import Predictions
-from cifarkit.reports.folder import FIGURE_IMAGES, Folder, named
+from cifarkit.reports.folder import FIGURE_IMAGES, Folder, first, named
 from cifarkit.results import Evaluation, Misclassified, to_json
 from cifarkit.subjects import Subject, positions
 
@@ -59,7 +59,7 @@ def report_mistakes(
     title = f"{subject.label}: {of}{some}, {SORTS[sort]}"
     images = subject.images.images[positions(subject.images, [m.index for m in shown])]
     order = f"by-{sort}" if sort != "confidence" else None
-    name = named("misclassified", *subject.variant, *asked, order)
+    name = named("misclassified", *subject.variant, *asked, order, first(limit))
     figure = out.figure(name, figures.misclassified(images, shown, title))
     result = Misclassified(
         run_id=subject.run_id,

@@ -105,7 +105,7 @@ def _overheads(recipe: Recipe, data: Data, hardware: Hardware) -> list[BenchRow]
                 recorder.start({})
                 table = EpochTable(
                     Terminal.unseen(),
-                    work_of(recipe, data),
+                    work_of(Plan(recipe), data),
                     [3],
                     val_split=data.val.split,
                     batch_size=recipe.batch_size,

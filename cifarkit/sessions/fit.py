@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from cifarkit.console import EpochTable, Terminal, plural
 from cifarkit.data.loading import Splits
 from cifarkit.errors import Stopped
 from cifarkit.pipeline import fits_on_device
-from cifarkit.recipes import Recipe, scaled_side
+from cifarkit.recipes import Plan, scaled_side
 from cifarkit.results import EpochRow, FitResult, to_json
 from cifarkit.scratch import scratch
 from cifarkit.sessions.followers import check_started_here, follow, is_follower, leave_plan
@@ -202,11 +203,13 @@ def train(
     except Stopped:
         terminal.say(f"stopped after {plural(len(shown.rows), 'epoch')}{shown.stopped}")
         raise
+    # Not a number where a target was missed, because a run that goes on may have reached an earlier one.
+    never = math.nan if result.target_reached is False else None
     recorder.log_metrics(
         {
             "best_val_acc": result.best_val_acc,
             "train_seconds": result.train_seconds,
-            "time_to_target_seconds": result.time_to_target_seconds,
+            "time_to_target_seconds": result.time_to_target_seconds or never,
             "peak_memory_bytes": float(result.peak_memory_bytes),
         },
         step=result.epochs,
@@ -221,7 +224,7 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
     on_device = fits_on_device(data.train, torch.device(job.hardware.device))
     return EpochTable(
         terminal,
-        work=work_of(plan.recipe, data),
+        work=work_of(plan, data),
         ends=plan.ends,
         val_split=data.val.split,
         batch_size=plan.recipe.batch_size,
@@ -231,9 +234,10 @@ def _epoch_table(job: Job, terminal: Terminal, earlier: Sequence[EpochRow]) -> E
     )
 
 
-def work_of(recipe: Recipe, data: Data) -> Callable[[float, float], float]:
+def work_of(plan: Plan, data: Data) -> Callable[[float, float], float]:
     """What it takes to train from one point to another, both counted in epochs, with the validations between
     them: in proportion to the FLOPs."""
+    recipe = plan.recipe
     channels, full, _ = data.preprocessing.image_shape
     classes = len(data.preprocessing.classes)
     # Now, because a training waits for whoever asks.
@@ -245,7 +249,12 @@ def work_of(recipe: Recipe, data: Data) -> Callable[[float, float], float]:
     validation = len(data.val) / len(data.train) / 3
     early = validation / recipe.val_stride(len(data.val))
     return partial(
-        recipe.work, side=full, cost=costs.__getitem__, validation=validation, early_validation=early
+        recipe.work,
+        side=full,
+        cost=costs.__getitem__,
+        validation=validation,
+        early_validation=early,
+        ends=plan.ends,
     )
 
 

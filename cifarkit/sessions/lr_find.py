@@ -21,9 +21,11 @@ def run_lr_find(
     source: Dataset,
     splits: Splits,
     recipe: Recipe,
-    recorder: tracking.RunRecorder,
     terminal: Terminal,
     *,
+    tracking_uri: str | None,
+    experiment: str,
+    run_name: str,
     output: Path,
     gpus: int | None,
     seed: int,
@@ -36,7 +38,7 @@ def run_lr_find(
 
     Args:
         output: figure and report go into a folder of the run's in this one.
-        gpus, min_lr, ...: as of the command.
+        tracking_uri, experiment, run_name, gpus, min_lr, ...: as of the command.
 
     Raises:
         UsageError: there are no such GPUs.
@@ -45,6 +47,7 @@ def run_lr_find(
     hardware = choose_hardware(gpus, precision=recipe.precision)
     data = Data.of(source, splits)
     asked = {"seed": seed, "min_lr": min_lr, "max_lr": max_lr, "steps": steps, "rule": rule}
+    recorder = tracking.RunRecorder(tracking_uri, experiment, run_name)
     with tracking.recording(recorder, terminal.alert):
         with terminal.busy("opening the MLflow run"):
             tags = {tracking.KIND: "lr-find", "hardware": hardware.describe()}

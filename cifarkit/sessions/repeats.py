@@ -45,14 +45,13 @@ def run_fits(
     if repeated:
         request, runs = request.as_recorded(repeated.training), repeated.runs
         request = replace(request, experiment=repeated.experiment, run_name=repeated.name)
-    request = request.named()
+    request, hardware = request.named(), request.hardware()
+    if hardware.world_size > 1:
+        raise UsageError("--runs works on one device; give --gpus 1")
     parent = tracking.RunRecorder(
         request.tracking_uri, request.experiment, f"{request.run_name}-{runs}-seeds"
     )
     with tracking.recording(parent, terminal.alert):
-        hardware = request.hardware()
-        if hardware.world_size > 1:
-            raise UsageError("--runs works on one device; give --gpus 1")
         check_images = repeated.check_images if repeated else None
         job = prepare(request, hardware, terminal, splits, check_images)
         resume = repeated.run_id if repeated else None

@@ -12,6 +12,7 @@ from cifarkit import tracking
 from cifarkit.checkpoint import Story, read_story
 from cifarkit.console import Terminal, percent, plural
 from cifarkit.errors import CheckpointError, OtherVersion, Stopped, UsageError
+from cifarkit.recipes import PATIENCE
 from cifarkit.results import EpochRow, merit
 from cifarkit.sessions.request import FINGERPRINT, VAL_FINGERPRINT, FitRequest, record, recorded
 from cifarkit.subjects import checkpoint_of_run
@@ -21,23 +22,43 @@ from cifarkit.training.hardware import Hardware
 from cifarkit.training.module import WITHIN_EPOCH
 
 
-@dataclass(frozen=True)
-class Resumed:
+@dataclass(frozen=True, kw_only=True)
+class Begun:
     """A run to go on with.
 
     Attributes:
-        training: what shapes it (`request.record`).
-        has_params: whether they are recorded.
+        training: what shapes it, or the first seed's (`request.record`).
+        has_params: whether its parameters are recorded.
+        fingerprints: of its images, or the first seed's: those to train on and those to validate on; None
+            where it has not recorded them.
+    """
+
+    run_id: str
+    training: dict[str, Any]
+    has_params: bool
+    fingerprints: tuple[str | None, str | None]
+
+    def check_images(self, data: Data) -> None:
+        """That these are the images it was begun with.
+
+        Raises:
+            CheckpointError: they are not.
+        """
+        data.check_fingerprints(f"run {self.run_id[:8]}", *self.fingerprints)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Begun):
+    """A run of one seed to go on with.
+
+    Attributes:
         hardware: what it ran on so far (`Hardware.describe`).
         story: of its last checkpoint; None where it ended before its first.
         steps_done: of the epoch within which that was saved.
         checkpoint: that file, with ``best.ckpt`` beside it.
     """
 
-    run_id: str
     status: str
-    training: dict[str, Any]
-    has_params: bool
     hardware: str
     story: Story | None = None
     steps_done: int = 0
@@ -46,16 +67,6 @@ class Resumed:
     @property
     def rows(self) -> Sequence[EpochRow]:
         return self.story.rows if self.story else ()
-
-    def check_images(self, data: Data) -> None:
-        """That it can go on with these.
-
-        Raises:
-            CheckpointError: it cannot.
-        """
-        if self.story:
-            known = self.story.fingerprint, self.story.val_fingerprint
-            data.check_fingerprints(f"run {self.run_id[:8]}", *known)
 
     def tell(self, hardware: Hardware, terminal: Terminal) -> None:
         """Where it goes on, and whether that is on other hardware."""
@@ -74,38 +85,22 @@ class Resumed:
         return f"going on after {' and '.join(done)}"
 
 
-@dataclass(frozen=True)
-class Repeated:
+@dataclass(frozen=True, kw_only=True)
+class Repeated(Begun):
     """A run of several seeds to go on with.
 
     Attributes:
-        training: what shapes that of the first seed (`request.record`).
         runs: how many seeds it was to have.
-        has_params: whether its parameters are recorded.
         command: that began it.
         children: run ids of those that have begun, by seed.
         experiment, name: where it is, and how it is called but for the number of its seeds.
-        fingerprints: of the first seed's images, those to train on and those to validate on; None where it
-            has not recorded them.
     """
 
-    run_id: str
-    training: dict[str, Any]
     runs: int
-    has_params: bool
     command: str
     children: dict[int, str]
     experiment: str
     name: str
-    fingerprints: tuple[str | None, str | None]
-
-    def check_images(self, data: Data) -> None:
-        """That these are the images it was begun with.
-
-        Raises:
-            CheckpointError: they are not.
-        """
-        data.check_fingerprints(f"run {self.run_id[:8]}", *self.fingerprints)
 
 
 def find_interrupted(reference: str, experiment: str, client: Any, terminal: Terminal) -> Any:
@@ -139,16 +134,18 @@ def find_repeated(run: Any, client: Any, request: FitRequest) -> Repeated | None
     """What is there of an interrupted run of several seeds; None where it is none.
 
     Raises:
-        UsageError: another process is at work on one of its seeds, it is finished, or a target is asked for,
-            which the seeds have in common.
+        UsageError: another process is at work on one of its seeds, it is finished, or another target is
+            asked for than the seeds have in common.
     """
-    tags, run_id = run.data.tags, run.info.run_id
+    tags = run.data.tags
     if tracking.RUNS not in tags or tracking.PLAN not in tags:
         return None
     if run.info.status == "FINISHED":
         raise UsageError(f"this run is finished: all of its {tags[tracking.RUNS]} seeds are trained")
-    if request.plan.target_acc is not None or request.plan.max_epochs is not None:
-        raise UsageError("--target-acc and --max-epochs cannot change in a run of several seeds")
+    training = recorded(run)
+    for name in ("target_acc", "max_epochs"):
+        if getattr(request.plan, name) not in (None, training["plan"][name]):
+            raise UsageError("--target-acc and --max-epochs cannot change in a run of several seeds")
     children = {}
     for child in tracking.find_children(client, run):
         if tracking.PLAN not in child.data.tags:  # not one of ours
@@ -156,18 +153,25 @@ def find_repeated(run: Any, client: Any, request: FitRequest) -> Repeated | None
         if tracking.is_alive(child):
             raise UsageError(f"run {child.info.run_id[:8]}, one of its seeds, is still being trained")
         children[recorded(child)["plan"]["seed"]] = child.info.run_id
-    runs, has_params = int(tags[tracking.RUNS]), bool(run.data.params)
+    runs = int(tags[tracking.RUNS])
     return Repeated(
-        run_id=run_id,
-        training=recorded(run),
+        **_begun(run, training),
         runs=runs,
-        has_params=has_params,
         command=tags[tracking.COMMAND],
         children=children,
         experiment=client.get_experiment(run.info.experiment_id).name,
         name=run.info.run_name.removesuffix(f"-{runs}-seeds"),
-        fingerprints=(tags.get(FINGERPRINT), tags.get(VAL_FINGERPRINT)),
     )
+
+
+def _begun(run: Any, training: dict[str, Any]) -> dict[str, Any]:
+    """What makes a `Begun` of a run."""
+    return {
+        "run_id": run.info.run_id,
+        "training": training,
+        "has_params": bool(run.data.params),
+        "fingerprints": (run.data.tags.get(FINGERPRINT), run.data.tags.get(VAL_FINGERPRINT)),
+    }
 
 
 def find_child(run_id: str, client: Any, folder: Path, terminal: Terminal) -> Resumed:
@@ -184,8 +188,7 @@ def restore(run: Any, client: Any, folder: Path, terminal: Terminal) -> Resumed:
         CheckpointError: there is nothing to go on with.
     """
     run_id = run.info.run_id
-    known = run_id, run.info.status
-    has_params, hardware = bool(run.data.params), run.data.tags.get("hardware", "")
+    known = {"status": run.info.status, "hardware": run.data.tags.get("hardware", "")}
     there = {Path(str(file.path)).stem for file in client.list_artifacts(run_id, "checkpoints")}
     damaged: CheckpointError | None = None
     for name in ("last", "previous"):
@@ -206,10 +209,10 @@ def restore(run: Any, client: Any, folder: Path, terminal: Terminal) -> Resumed:
         within = content.get(WITHIN_EPOCH)
         steps_done = within.get("steps_done", 0) if isinstance(within, dict) else 0
         training = record(story.dataset, story.image_size, story.val_size, story.plan)
-        return Resumed(*known, training, has_params, hardware, story, steps_done, path)
+        return Resumed(**_begun(run, training), **known, story=story, steps_done=steps_done, checkpoint=path)
     if tracking.PLAN not in run.data.tags or "best" in there:
         raise damaged or CheckpointError(f"run {run_id[:8]} holds no checkpoint to go on with")
-    return Resumed(*known, recorded(run), has_params, hardware)
+    return Resumed(**_begun(run, recorded(run)), **known)
 
 
 def _add_best(client: Any, run: Any, latest: Path, folder: Path, there: set[str], terminal: Terminal) -> None:
@@ -230,17 +233,21 @@ def as_it_was(request: FitRequest, resumed: Resumed) -> FitRequest:
     target or a limit of epochs that is asked for now.
 
     Raises:
-        UsageError: there is nothing left to do, or less is asked for than was planned.
+        UsageError: there is nothing left to do, less is asked for than was planned, or a limit without a
+            target.
     """
     asked, request = request.plan, request.as_recorded(resumed.training)
-    planned = request.plan.recipe.epochs
+    was = request.plan
+    planned = was.recipe.epochs
+    target_acc = asked.target_acc or was.target_acc
+    if asked.max_epochs is not None and target_acc is None:
+        raise UsageError("--max-epochs goes with a target, and this run has none; give --target-acc, too")
     if asked.max_epochs is not None and asked.max_epochs < planned:
         raise UsageError(f"this run was planned for {plural(planned, 'epoch')}; --max-epochs cannot be less")
-    plan = replace(
-        request.plan,
-        target_acc=asked.target_acc or request.plan.target_acc,
-        max_epochs=asked.max_epochs or request.plan.max_epochs,
-    )
+    max_epochs = asked.max_epochs or was.max_epochs
+    if was.target_acc is None and target_acc is not None:
+        max_epochs = max_epochs or PATIENCE * planned
+    plan = replace(was, target_acc=target_acc, max_epochs=max_epochs)
     if resumed.story is not None and resumed.status == "FINISHED":
         story = replace(resumed.story, plan=plan)
         if story.is_complete():

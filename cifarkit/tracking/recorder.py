@@ -153,7 +153,7 @@ class RunRecorder:
         except CifarkitError:
             raise
         except Exception as error:
-            raise tracking_error(self.uri or "", error) from error
+            raise tracking_error(client.tracking_uri, error) from error
         run_id = str(run.info.run_id)
         self.journal = Journal(folder)
         self._forget_what_is_over()

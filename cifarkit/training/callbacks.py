@@ -80,7 +80,6 @@ class Reporter(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.epoch_started = self.reported = self.idle_since = time.perf_counter()
         self.waited = 0.0
-        self.train_seconds = math.nan
         self.story.lrs.append([])
 
     def on_train_batch_start(

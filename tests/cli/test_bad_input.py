@@ -37,7 +37,7 @@ WRONG_USAGE = [
     ("fit --dataset digits --epochs 0", ["epochs must be at least 1"]),
     ("fit --dataset digits --epochs -3", ["epochs must be at least 1"]),
     ("fit --dataset digits --epochs many", ["valid int", "--epochs"]),
-    ("fit --dataset digits --batch-size 0", ["batch size must be at least 1"]),
+    ("fit --dataset digits --batch-size 1", ["batch size must be at least 2"]),
     ("fit --dataset digits --batch-size 5000", ["5000", "1437 training images", "--batch-size 359"]),
     (
         "fit --dataset digits --recipe fast --model small-cnn --batch-size 1100",
@@ -185,14 +185,17 @@ def test_nothing_to_look_at_yet(cli: Cli) -> None:
             cli(command, "--run", reference).failed(1, "no finished fit", "cifarkit fit")
 
 
-def test_gpus_that_are_not_there(cli: Cli, trained: Trained) -> None:
+def test_gpus_that_are_not_there(
+    cli: Cli, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
+    monkeypatch.setattr("cifarkit.tracking.RunRecorder", None)  # nothing is to be recorded
     here = torch.cuda.device_count()
-    for command in ("fit --dataset digits", "lr-find --dataset digits", "eval"):
+    for command in (f"{FIT} --runs 2", FIT, "lr-find --dataset digits", "eval"):
         outcome = cli(*command.split(), "--gpus", here + 1, store=trained)
         outcome.failed(2, f"--gpus {here + 1}", f"--gpus {here}", "would run")
-    assert trained.statuses == ["FINISHED"]
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- data -----------------------------------------------------------------------------------------

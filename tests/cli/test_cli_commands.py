@@ -138,7 +138,7 @@ def test_bench_writes_what_it_shows(cli: Cli, tmp_path: Path) -> None:
     assert {"matrix product", "memory copy", "loader, 1 worker", "step at 8 pixels"} <= set(rows)
     assert all(row["value"] > 0 for row in rows.values() if row["unit"] in ("images/s", "GFLOP/s", "GB/s"))
     assert rows["augmentation, batched"]["value"] > rows["augmentation, albumentations"]["value"]
-    assert 0 < rows["step at 8 pixels"]["share"] < 1
+    assert rows["step at 8 pixels"]["share"] > 0
     assert result["target"]["target_reached"]
     for name in rows:
         assert name in outcome.err or name.split()[0] in outcome.err
@@ -258,11 +258,19 @@ def test_a_checkpoint_needs_no_mlflow(cli: Cli, trained: Trained, tmp_path: Path
     for command in ("eval", "misclassified", "gradcam"):
         cli(command, "--checkpoint", trained.checkpoint).succeeded()
     assert not (tmp_path / "mlflow.db").exists()
-    assert {p.name for p in (tmp_path / "figures" / "best").glob("*.png")} >= {
+    [place] = (tmp_path / "figures").iterdir()
+    assert place.name.startswith("best-")
+    assert {p.name for p in place.glob("*.png")} >= {
         "confusion_matrix.png",
         "misclassified.png",
         "gradcam.png",
     }
+    # Another of this name has another place.
+    (tmp_path / "other").mkdir()
+    shutil.copy(trained.checkpoint, tmp_path / "other")
+    other = cli("misclassified", "--checkpoint", "other/best.ckpt").succeeded().line
+    assert Path(other).parent.name.startswith("best-")
+    assert Path(other).parent.name != place.name
 
 
 def test_best_is_the_most_accurate_and_last_the_latest(cli: Cli, own_trained: Trained) -> None:
@@ -308,6 +316,7 @@ def test_misclassified_in_every_order(sort: str, cli: Cli, trained: Trained, tmp
     values = [mistake[sort] for mistake in found["mistakes"]]
     assert values == sorted(values, reverse=sort != "index")
     assert found["shown"] == min(3, len(values))
+    assert Path(found["figure"]).stem.endswith("first-3")  # the run's own shows more
     assert found["total_mistakes"] == len(values) > 0
     assert all(mistake["true_class"] != mistake["pred_class"] for mistake in found["mistakes"])
     assert is_picture(tmp_path / found["figure"])
@@ -357,7 +366,9 @@ def test_gradcam_of_correct_images(cli: Cli, trained: Trained) -> None:
 
 
 def test_gradcam_of_mistakes_by_default(cli: Cli, trained: Trained) -> None:
-    images = cli("gradcam", "--limit", "3", "--json", store=trained).succeeded().data["images"]
+    explained = cli("gradcam", "--limit", "3", "--json", store=trained).succeeded().data
+    assert Path(explained["figure"]).name == "gradcam_first-3.png"
+    images = explained["images"]
     assert all(row["true_class"] != row["pred_class"] for row in images)
     assert [row["confidence"] for row in images] == sorted((r["confidence"] for r in images), reverse=True)
 
@@ -401,6 +412,7 @@ def test_other_questions_do_not_replace_the_runs_own_answers(cli: Cli, own_train
         "eval --split train",
         "eval --tta",
         "misclassified --true 8 --sort loss",
+        "misclassified --limit 1",
         "gradcam --correct --limit 1",
         "gradcam --method hirescam --limit 1",
     ):
@@ -411,8 +423,10 @@ def test_other_questions_do_not_replace_the_runs_own_answers(cli: Cli, own_train
         "evaluation_tta.json",
         "misclassified_true-8_by-loss.csv",
         "misclassified_true-8_by-loss.json",
-        "gradcam_correct.json",
-        "gradcam_hirescam.json",
+        "misclassified_first-1.csv",
+        "misclassified_first-1.json",
+        "gradcam_correct-first-1.json",
+        "gradcam_first-1_hirescam.json",
     }
 
 

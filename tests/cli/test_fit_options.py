@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import shutil
@@ -46,6 +47,21 @@ def test_target_reached_ends_the_training(cli: Cli, tmp_path: Path) -> None:
     metrics = mlflow.MlflowClient().get_run(result["run_id"]).data.metrics
     assert metrics["time_to_target_seconds"] == pytest.approx(result["time_to_target_seconds"])
     assert Store(tmp_path).statuses == ["FINISHED"]
+    # The time to another target, which is missed, is none.
+    cli("fit", "--resume", result["run_id"], "--target-acc", "0.9999").failed(3, "in 8 epochs")
+    metrics = mlflow.MlflowClient().get_run(result["run_id"]).data.metrics
+    assert math.isnan(metrics["time_to_target_seconds"])
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_without_a_target_goes_on_to_one(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = cli(*FIT, "--epochs", "1").succeeded().line
+    # The environment says what new runs are to be.
+    for name, value in [("EPOCHS", "9"), ("IMAGE_SIZE", "64"), ("MODEL", "nosuch"), ("LR", "none")]:
+        monkeypatch.setenv(f"CIFARKIT_{name}", value)
+    cli("fit", "--resume", run_id, "--max-epochs", "2").failed(2, "this run has none; give --target-acc, too")
+    cli("fit", "--resume", run_id, "--target-acc", "0.9999").failed(3, "in 3 epochs")
+    cli("fit", "--resume", run_id, "--max-epochs", "4").failed(3, "in 4 epochs")
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -121,13 +137,20 @@ def test_a_run_whose_images_have_changed_is_not_touched(cli: Cli, tmp_path: Path
     outcome = cli("fit", "--resume", run_id, "--max-epochs", "2")
     outcome.failed(1, f"run {run_id[:8]} was trained on other images", "fingerprint")
     assert Store(tmp_path).statuses == ["FINISHED"]
+    # Nor if there is no checkpoint that tells of them.
+    shutil.rmtree(Store(tmp_path).artifacts(run_id) / "checkpoints")
+    outcome = cli("fit", "--resume", run_id, "--max-epochs", "2")
+    outcome.failed(1, f"run {run_id[:8]} was trained on other images")
     listed = cli("runs", "list").succeeded()
     assert listed.line == run_id
     assert re.search(rf" FINISHED {re.escape(name)} +\d+\.\d\d% test ", listed.err)
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_several_seeds_do_not_go_on_with_other_test_images(cli: Cli, tmp_path: Path) -> None:
+def test_several_seeds_do_not_go_on_with_other_test_images(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFARKIT_TARGET_ACC", "0.001")  # there are no others to refuse
     for split, images in (("train", 20), ("test", 4)):
         colour_folder(tmp_path / "photos" / split, COLOURS, images, 16)
     options = ("--dataset", "folder:photos", "--image-size", "16", "--epochs", "1", "--runs", "2")
@@ -137,6 +160,7 @@ def test_several_seeds_do_not_go_on_with_other_test_images(cli: Cli, tmp_path: P
     before = store.statuses
     assert sorted(before) == ["FINISHED", "FINISHED", "KILLED"]
     shutil.copy(tmp_path / "photos/test/red/00.png", tmp_path / "photos/test/red/01.png")
+    cli("fit", "--resume", run_id, "--target-acc", "0.5").failed(2, "cannot change in a run of several seeds")
     cli("fit", "--resume", run_id).failed(1, f"run {run_id[:8]} was validated on other images")
     assert store.statuses == before
 

@@ -338,6 +338,18 @@ def test_without_a_start_the_store_holds_nothing(uri: str, client: Any) -> None:
     assert client.get_experiment_by_name(EXPERIMENT) is None
 
 
+def test_a_store_that_takes_no_run_is_named(uri: str) -> None:
+    recorder = RunRecorder(None, EXPERIMENT)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError("read-only")
+
+    recorder.client.create_run = fail
+    with pytest.raises(TrackingError, match=rf"store {uri} cannot be used \(read-only\)"):
+        recorder.start(FIT)
+    recorder.close("FAILED")
+
+
 def test_a_run_can_be_named(uri: str, client: Any) -> None:
     recorder = RunRecorder(uri, EXPERIMENT, "my run")
     run_id = recorder.start(FIT)

@@ -27,6 +27,7 @@ from cifarkit.training import module
 from cifarkit.training.data import Data
 from cifarkit.training.fit import fit
 from cifarkit.training.hardware import Hardware, has_native_bf16
+from cifarkit.training.module import sample
 
 bf16_is_slow = pytest.mark.skipif(not has_native_bf16("cpu"), reason="this processor has no bf16 units")
 
@@ -202,7 +203,7 @@ def test_it_stops_at_the_target(
 def test_validations_before_the_end_may_look_at_a_sample(
     recipe: Recipe, data: Data, cpu: Hardware, tmp_path: Path, watcher: Any, weights: Any
 ) -> None:
-    """Every fifth of 100 images; the weights do not depend on it."""
+    """A fifth of 100 images; the weights do not depend on it."""
     told: dict[int, Checkpoint] = {}
     heard = watcher(lambda epoch: told.update({epoch: load_checkpoint(tmp_path / "part" / "last.ckpt")}))
     part = fit(Plan(replace(recipe, val_sample=20)), data, cpu, tmp_path / "part", observers=[heard])
@@ -210,7 +211,7 @@ def test_validations_before_the_end_may_look_at_a_sample(
     assert [row.val_sampled for row in part.rows] == [True, True, False]
     assert [row.val_sampled for row in whole.rows] == [False] * 3
     for row in part.rows:
-        images = data.val.take(range(0, 100, 5)) if row.val_sampled else data.val
+        images = data.val.take(sample(100, 5).nonzero().flatten().tolist()) if row.val_sampled else data.val
         said = predict(told[row.epoch].network, images, data.preprocessing)
         assert row.val_acc == (said.predicted == said.labels).mean()
         assert row.val_loss == pytest.approx(said.losses.mean(), rel=1e-5)
@@ -220,6 +221,17 @@ def test_validations_before_the_end_may_look_at_a_sample(
     assert part.best_val_acc == whole.rows[-1].val_acc
     ours, theirs = (weights(result.last_checkpoint) for result in (part, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_sample_is_of_all_classes_in_whatever_order_they_are() -> None:
+    chosen = sample(10_000, 5)
+    assert torch.equal(chosen, sample(10_000, 5))
+    in_turn, one_by_one = torch.arange(10_000) % 10, torch.arange(10_000) // 1000
+    for labels in in_turn, one_by_one:
+        of_each = labels[chosen].bincount(minlength=10)
+        assert of_each.sum() == 2000
+        assert 150 < of_each.min() <= of_each.max() < 250
+    assert sample(7, 1).all()
 
 
 def test_a_sample_is_of_one_size_in_batches_of_any(
