@@ -7,6 +7,7 @@ it is first needed, so that ``--help`` need not wait for it.
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 import time
@@ -139,7 +140,9 @@ class Terminal:
 
 
 def percent(share: float, *, about: bool = False) -> str:
-    """``91.23%``; of a sample only ``~91.2%``."""
+    """``91.23%``; of a sample only ``~91.2%``; of nothing ``–``."""
+    if math.isnan(share):
+        return "–"
     return f"~{100 * share:.1f}%" if about else f"{100 * share:.2f}%"
 
 

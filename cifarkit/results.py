@@ -429,6 +429,9 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class ClassScore:
+    """Not a number, and null in JSON, are shares of none: the precision of a class that is never predicted,
+    the recall of one without images, the F1 of one that is both."""
+
     name: str
     support: int
     precision: float

@@ -89,6 +89,16 @@ def test_off_a_terminal_what_takes_long_is_heard_of_now_and_then(
     ]
 
 
+def test_a_model_that_waits_for_long_is_told_of_once(capsys: pytest.CaptureFixture[str]) -> None:
+    epochs = EpochTable(Terminal(), work, [4], val_split="test", batch_size=10, workers=True)
+    with epochs:
+        for epoch, share in enumerate((0.2, 0.5, 0.6), start=1):
+            epochs.on_epoch(replace(row(epoch), waiting_share=share), best=True)
+    told = [line for line in capsys.readouterr().err.splitlines() if "waited" in line]
+    assert len(told) == 1
+    assert "50% of the time the model waited for images; raise --workers, or leave it out" in told[0]
+
+
 def test_what_was_measured_on_a_sample_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
     with table() as epochs:
         epochs.on_epoch(replace(row(1), val_sampled=True), best=True)

@@ -533,6 +533,8 @@ def test_seeds_are_told_with_mean_interval_and_target() -> None:
     alone = texts(figures.seeds(fits(1)))
     assert "its 95% interval" not in alone
     assert len(figures.seeds(fits(30)).axes[1].get_xticks()) == 10
+    long = replace(fits(30), seeds=tuple(range(1_000_000, 1_000_030)))
+    assert len(figures.seeds(long).axes[1].get_xticks()) == 5
 
 
 @pytest.mark.parametrize(("count", "best"), [(1, 1), (8, 3)])

@@ -28,7 +28,7 @@ def evaluate(
     labels, predicted = predictions.labels, predictions.predicted
     names = list(range(len(predictions.classes)))
     precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=names, zero_division=0.0
+        labels, predicted, labels=names, zero_division=np.nan
     )
     bins = calibration_bins(predictions)
     top1 = float((predicted == labels).mean())

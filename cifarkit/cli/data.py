@@ -88,6 +88,7 @@ def stats(
     source = find_source(dataset, image_size)
     with terminal.busy(f"reading {source.name}"):
         result = loading.stats(source, data_dir or loading.default_data_dir())
+    terminal.say(f"{source.name}: {source.description}")
     terminal.answer(result, _stats_table(result))
 
 

@@ -24,12 +24,13 @@ def summary(
     debug: options.Debug = False,
 ) -> None:
     """Print a model's layer table. Stdout gets the number of parameters."""
-    find_model(model)
+    description = find_model(model).description
     terminal = Terminal(json=json, quiet=quiet)
     with terminal.busy("building the model"):
         from cifarkit.training.summary import model_table
 
         text, table = model_table(model, (channels, image_size, image_size), classes, depth)
+    terminal.say(f"{model}: {description}")
     terminal.say(text)
     terminal.say(f"{table.flops:,} FLOPs per image, forward")
     terminal.answer(table, str(table.parameters))

@@ -192,6 +192,7 @@ def find_dataset(spec: str, image_size: int = 32) -> Dataset:
     Raises:
         UnknownName: neither of the two.
         UsageError: ``folder:`` without a path, or a size below 1.
+        DataError: a path that cannot be.
     """
     kind, _, path = spec.partition(":")
     if kind != "folder":
@@ -203,7 +204,13 @@ def find_dataset(spec: str, image_size: int = 32) -> Dataset:
         raise UsageError("folder: needs a path, as in folder:PATH")
     if image_size < 1:
         raise UsageError(f"the image size must be 1 or more, not {image_size}")
-    root = Path(path).expanduser().resolve()
+    try:
+        root = Path(path).expanduser().resolve()
+        str(root).encode()
+    except UnicodeEncodeError:
+        raise DataError("folder: the path is not UTF-8; move the folder, or rename it") from None
+    except (OSError, RuntimeError) as error:  # nobody's home, links in a circle
+        raise DataError(f"{spec}: no such folder ({error})") from error
     return Dataset(
         name=f"folder:{root}",
         description=f"images in the class folders of {root}",

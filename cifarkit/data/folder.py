@@ -27,7 +27,7 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from cifarkit.data.image_set import ImageSet
 from cifarkit.data.source import Progress
@@ -132,6 +132,9 @@ class FolderSource:
         if len(classes) < 2:
             found = f"only one class folder, {classes[0]}" if classes else "no class folders"
             raise DataError(f"{train}: {found}; images belong in one folder per class, two classes or more")
+        for name in classes:
+            if name != _shown(Path(name)):  # no report could name it
+                raise DataError(f"{train}: the name of the class folder {_shown(Path(name))} is not UTF-8")
         if test is None:
             return self._share(self._list_classes(train, classes), split)
         unknown = [folder.name for folder in _subfolders(test, self.root) if folder.name not in classes]
@@ -192,7 +195,7 @@ def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            if image.mode.startswith(("I", "F")):
+            if _is_deep(image):
                 raise DataError(f"{path}: more than 8 bits per channel; convert it to 8 bits first")
             with _one_large_image if image.width * image.height > LARGE_PIXELS else nullcontext():
                 upright = ImageOps.exif_transpose(image).convert("RGB")
@@ -205,6 +208,14 @@ def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "not an image" if unknown else getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read: {reason}") from error
+
+
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether an image that is not decoded yet has more than 8 bits per channel: of colours Pillow keeps the
+    upper 8, and only what it is going to decode tells."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    return image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in image.tile)
 
 
 def _check_image(path: Path, size: int) -> FileCheck:

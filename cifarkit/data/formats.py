@@ -7,6 +7,7 @@ with any other is refused before it can do anything.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -64,9 +65,7 @@ def read_idx(content: bytes) -> npt.NDArray[np.uint8]:
         raise DataError("not an IDX file of bytes")
     begin = 4 + 4 * content[3]
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, begin, 4)]
-    needed = begin
-    for size in shape[:1]:
-        needed += size * int(np.prod(shape[1:], dtype=object))
+    needed = begin + math.prod(shape)
     if len(content) < begin or len(content) != needed:
         raise DataError(f"an IDX header of shape {tuple(shape)} on {len(content)} bytes")
     return np.frombuffer(content, dtype=np.uint8, offset=begin).reshape(shape)

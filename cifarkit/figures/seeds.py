@@ -20,8 +20,8 @@ from cifarkit.figures.canvas import (
 )
 from cifarkit.results import FitRuns, short_name
 
-# As many names of seeds find room below the axis.
-NAMED_SEEDS = 12
+# Seeds of as many digits in all find room below the axis.
+NAMED_DIGITS = 36
 
 
 def seeds(summary: FitRuns) -> Figure:
@@ -55,8 +55,9 @@ def seeds(summary: FitRuns) -> Figure:
         ends.axhline(first.target_acc, color=VERMILLION, linewidth=1, linestyle="--", label=label)
     last = [fit.last_val_acc for fit in summary.fits]
     ends.scatter(places, last, color=colours, s=28, zorder=3)
-    step = -(-len(places) // NAMED_SEEDS)
-    ends.set_xticks(places[::step], [str(seed) for seed in summary.seeds[::step]])
+    names = [str(seed) for seed in summary.seeds]
+    step = -(-len(places) * max(3, *map(len, names)) // NAMED_DIGITS)
+    ends.set_xticks(places[::step], names[::step])
     ends.set_xlim(-0.5, len(places) - 0.5)
     ends.margins(y=0.15)
     ends.yaxis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 2)))

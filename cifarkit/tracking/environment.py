@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -36,8 +37,8 @@ def environment_tags() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """What was typed, as a shell takes it."""
-    return shlex.join(["cifarkit", *sys.argv[1:]])
+    """What was typed, as a shell takes it, without passwords in addresses."""
+    return shlex.join(["cifarkit", *(re.sub(r"://[^/]*@", "://***@", word) for word in sys.argv[1:])])
 
 
 def versions() -> dict[str, str]:

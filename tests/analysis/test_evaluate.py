@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from itertools import pairwise
 from typing import Any
@@ -64,11 +65,18 @@ def test_it_turns_into_json(scores: Evaluation) -> None:
     assert '"top1": 0.5' in to_json(scores)
 
 
-def test_a_class_nobody_has_or_predicts_scores_0_without_a_warning(make: Any) -> None:
-    scores = evaluate(make([[0.6, 0.4, 0.0]], [0]), dataset="d", split="test", model="m")
-    absent = scores.per_class[2]
-    assert (absent.support, absent.precision, absent.recall, absent.f1) == (0, 0.0, 0.0, 0.0)
-    assert scores.confusion[2] == (0, 0, 0)
+def test_what_is_a_share_of_nothing_is_no_score(make: Any) -> None:
+    """Of four classes one is right, one is never predicted, one has no images, one is neither."""
+    probabilities = [[0.6, 0.4, 0.0, 0.0], [0.3, 0.2, 0.5, 0.0]]
+    scores = evaluate(make(probabilities, [0, 1]), dataset="d", split="test", model="m")
+    told = json.loads(to_json(scores))["per_class"]
+    assert [(c["support"], c["precision"], c["recall"], c["f1"]) for c in told] == [
+        (1, 1.0, 1.0, 1.0),
+        (1, None, 0.0, 0.0),
+        (0, 0.0, None, 0.0),
+        (0, None, None, None),
+    ]
+    assert scores.confusion[3] == (0, 0, 0, 0)
 
 
 def test_everything_right(make: Any) -> None:

@@ -23,7 +23,8 @@ def findings(outcome: Outcome) -> dict[str, dict[str, Any]]:
 
 def test_doctor_finds_nothing_wrong_with_the_digits(cli: Cli, trained: Trained) -> None:
     found = findings(cli("doctor", "--dataset", "digits", "--json", store=trained).succeeded())
-    assert {finding["status"] for check, finding in found.items() if check != "threads"} == {"ok"}
+    of_this_machine = {"threads", "loader", "disk", "temporary files"}
+    assert {found[check]["status"] for check in found.keys() - of_this_machine} == {"ok"}
     assert {
         "packages", "device", "data files", "balance", "duplicates", "draws", "augmentation", "loader",
         "tracking", "disk", "temporary files",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import time
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -205,10 +206,28 @@ def test_verify_tells_what_is_left_out(shared):
     assert len(report.files) == 34
 
 
-def test_sixteen_bit_image(split):
+@pytest.mark.parametrize("colours", [False, True])
+def test_sixteen_bit_image(split, colours):
+    """Pillow would keep the upper half of what is in colours: of twelve bits nothing but the darkest."""
     path = split / "train" / "cat" / "000.png"
-    Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(path)
+    if colours:
+        cv2.imwrite(str(path), np.full((8, 8, 3), 3000, dtype=np.uint16))
+    else:
+        Image.fromarray(np.full((8, 8), 40000, dtype=np.uint16)).save(path)
     assert f"{path}: more than 8 bits" in refused(split)
+
+
+def test_class_name_that_no_report_could_hold(split):
+    os.rename(split / "train" / "cat", os.fsencode(split / "train") + b"/caf\xe9")
+    assert "the name of the class folder caf? is not UTF-8" in refused(split)
+
+
+def test_paths_that_cannot_be(tmp_path):
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    for path in ("~nobody-of-this-name/photos", tmp_path / "one", os.fsdecode(b"/caf\xe9")):
+        with pytest.raises(DataError, match=r"no such folder|not UTF-8"):
+            find_dataset(f"folder:{path}").load(tmp_path, "train")
 
 
 def test_format_that_could_run_a_program(split):

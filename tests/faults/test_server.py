@@ -20,6 +20,7 @@ from real_server import Server
 from run_store import ARTIFACTS, EPOCH_METRICS, Store
 
 from cifarkit.recipes import find_recipe
+from cifarkit.tracking import connect
 
 EPOCHS = 8
 FIT = ("fit", "--dataset", "digits", "--epochs", str(EPOCHS))
@@ -32,6 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
     made = Server(tmp_path_factory.mktemp("server"))
     shutil.copy(empty_store, made.folder)
     made.start()
+    connect(made.address)  # a new server's first answer takes longer than some tests wait for any
     yield made
     made.stop()
 

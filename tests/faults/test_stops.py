@@ -66,7 +66,7 @@ def test_a_resumed_run_may_miss_its_target(start: Start, tmp_path: Path) -> None
 
 def test_several_seeds_go_on_where_they_were_and_as_they_were_called(start: Start, tmp_path: Path) -> None:
     named = ("--experiment", "mine", "--run-name", "mine", "--runs", "3", "--gpus", "0")
-    process = start(*FIT, "2", *named, folder=tmp_path)
+    process = start(*FIT, "4", *named, folder=tmp_path)
     process.until(lambda: "\n    1 " in process.said.partition("seed 1,")[2])
     process.signal(signal.SIGINT)
     assert process.wait() == 130, process.said
@@ -88,7 +88,7 @@ def test_several_seeds_go_on_where_they_were_and_as_they_were_called(start: Star
     assert sorted(store.rows(query)) == [(name, "mine") for name in names]
     summary = json.loads((store.artifacts(parent) / "reports" / "runs.json").read_text())
     assert summary["fits"][0] == json.loads(told)
-    assert [fit["epochs"] for fit in summary["fits"]] == [2, 2, 2]
+    assert [fit["epochs"] for fit in summary["fits"]] == [4, 4, 4]
 
 
 def test_ctrl_c_in_the_range_test(start: Start, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from cifarkit import tracking
 
 
 def test_tags_tell_where_a_run_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["/bin/cifarkit", "fit", "--run-name", "two words"])
+    address = "https://me:secret@example.org:1@2/x@y"
+    monkeypatch.setattr("sys.argv", ["/bin/cifarkit", "fit", "--run-name", "two words", address])
     monkeypatch.chdir(tmp_path)
     tags = tracking.environment_tags()
-    assert tags["cifarkit.command"] == "cifarkit fit --run-name 'two words'"
+    assert tags["cifarkit.command"] == "cifarkit fit --run-name 'two words' 'https://***@2/x@y'"
     assert tags["version.torch"] == torch.__version__.split("+")[0]
     assert "mlflow.source.git.commit" not in tags
     assert all(isinstance(value, str) and value for value in tags.values())

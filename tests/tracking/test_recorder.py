@@ -453,11 +453,11 @@ def test_a_store_that_comes_back_within_a_long_epoch(
 
 def test_a_long_end_says_what_it_waits_for(recorder: RunRecorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "SLOW_SECONDS", 0.01)
-    close = recorder.close
-    monkeypatch.setattr(recorder, "close", lambda status: (time.sleep(0.3), close(status)))
+    close, heard = recorder.close, threading.Event()
+    monkeypatch.setattr(recorder, "close", lambda status: (heard.wait(60), close(status)))
     told: list[str] = []
     recorder.start(FIT)
-    with recording(recorder, told.append):
+    with recording(recorder, lambda text: (told.append(text), heard.set())):
         assert not told
     assert told == [recorder_module.WAITING]
 
