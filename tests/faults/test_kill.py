@@ -94,7 +94,7 @@ def stopped_and_resumed(
 def test_killed_interrupted_and_terminated(
     start: Start, tmp_path: Path, reference: tuple[Store, str, float]
 ) -> None:
-    moments = [(0.35, signal.SIGKILL), (0.3, signal.SIGINT), (0.5, signal.SIGTERM)]
+    moments = [(0.25, signal.SIGKILL), (0.3, signal.SIGINT), (0.5, signal.SIGTERM)]
     assert stopped_and_resumed(start, tmp_path, reference, moments) >= 1
 
 
