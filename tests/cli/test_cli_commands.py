@@ -118,6 +118,7 @@ def test_stats_is_a_table_a_script_can_cut(cli: Cli, digits: ImageSet) -> None:
     assert table["train.samples"] == str(len(digits))
     assert table["train.fingerprint"] == digits.fingerprint
     assert {table[f"test.class.{name}"] for name in "0123456789"} <= {"35", "36", "37"}
+    assert "digits: 1,797 grey handwritten digits" in outcome.err
 
 
 def test_stats_as_json(cli: Cli, digits: ImageSet) -> None:
@@ -171,6 +172,7 @@ def test_preview_of_the_test_split(cli: Cli, unseen_digits: ImageSet) -> None:
     outcome = cli("data", "preview", "digits", "--split", "test", "--count", "3", "--json")
     preview = outcome.succeeded().validated(results.PreviewResult)
     assert preview["split"] == "test"
+    assert Path(preview["figure"]).stem.endswith("_test")  # beside that of the other split
     assert set(preview["indices"]) <= {int(i) for i in unseen_digits.indices}
 
 
@@ -190,7 +192,9 @@ def test_summary_of_every_model(model: str, cli: Cli) -> None:
 
 
 def test_summary_of_the_original_network(cli: Cli) -> None:
-    assert cli("summary", "custom-resnet").succeeded().line == "6573130"
+    outcome = cli("summary", "custom-resnet").succeeded()
+    assert outcome.line == "6573130"
+    assert f"custom-resnet: {MODELS['custom-resnet'].description}" in outcome.err
 
 
 def test_summary_depth_shortens_the_table(cli: Cli) -> None:
