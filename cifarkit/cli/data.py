@@ -13,7 +13,7 @@ from cifarkit.cli.choices import find_source
 from cifarkit.console import Terminal
 from cifarkit.errors import DataError
 from cifarkit.recipes import find_recipe
-from cifarkit.results import DataPath, DataStats, PreviewResult
+from cifarkit.results import DataPath, DataStats, PreviewResult, short_name
 
 app = typer.Typer(help="Download, verify, describe and look at a data set.", no_args_is_help=True)
 
@@ -135,15 +135,15 @@ def preview(
         train = source.load(data_dir, "train")
         images = train if split == "train" else source.load(data_dir, split)
     with terminal.busy("loading torch"):
-        from cifarkit.reports import Folder, preview_figure
+        from cifarkit.reports import Folder, named, preview_figure
         from cifarkit.training.data import preprocessing_for
     with terminal.busy("drawing"):
         preprocessing = preprocessing_for(train, *source.mean_std(train))
         indices, drawn = preview_figure(
             images, preprocessing, policy, seed=seed, count=count, rows=rows, stages=stages
         )
-        variant = f"{'_stages' if stages else ''}{f'_{split}' if split != 'train' else ''}"
-        name = f"preview_{source.name.split('/')[-1].replace(':', '_')}_{policy}{variant}"
+        variant = "stages" if stages else None, split if split != "train" else None
+        name = named("preview", short_name(source.name), policy, *variant)
         path = Folder(output).figure(name, drawn)
     terminal.say(f"{len(indices)} images of the {images.split} split, policy {policy}")
     result = PreviewResult(source.name, images.split, policy, indices, str(path))

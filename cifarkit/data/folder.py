@@ -133,8 +133,8 @@ class FolderSource:
             found = f"only one class folder, {classes[0]}" if classes else "no class folders"
             raise DataError(f"{train}: {found}; images belong in one folder per class, two classes or more")
         for name in classes:
-            if name != _shown(Path(name)):  # no report could name it
-                raise DataError(f"{train}: the name of the class folder {_shown(Path(name))} is not UTF-8")
+            if name != (shown := _shown(Path(name))):  # no report could name it
+                raise DataError(f"{train}: the name of the class folder {shown} is not UTF-8")
         if test is None:
             return self._share(self._list_classes(train, classes), split)
         unknown = [folder.name for folder in _subfolders(test, self.root) if folder.name not in classes]
@@ -212,7 +212,7 @@ def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
 
 def _is_deep(image: ImageFile.ImageFile) -> bool:
     """Whether an image that is not decoded yet has more than 8 bits per channel: of colours Pillow keeps the
-    upper 8, and only what it is going to decode tells."""
+    upper 8, and only what it is going to decode tells (of BMP, that a whole pixel has 16)."""
     if image.mode.startswith(("I", "F")):
         return True
     return image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in image.tile)
